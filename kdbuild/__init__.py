@@ -1,0 +1,3 @@
+"""kdbuild: make for distilled language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The row store: a teacher's answer is paid for once."""

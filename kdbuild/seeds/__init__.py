@@ -1,0 +1,40 @@
+"""Seeds: where prompts come from."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kdbuild.kinds import Kind
+from kdbuild.records import Row
+
+
+class Seeds(Kind):
+    """Base of every source of rows."""
+
+    family: ClassVar[str] = "seeds"
+
+    @abstractmethod
+    def files(self) -> tuple[str, ...]:
+        """Return the project's files the rows are read from: dependencies of the stage. Empty for what lies outside the project."""
+
+    def outside(self) -> dict[str, Any] | None:
+        """Return what identifies a source outside the project (its version, as found now), or None for one inside.
+
+        A source outside is copied by a `seeds` stage into a hashed output first; what this returns is part of that stage's key.
+
+        Raises:
+            SourceError: the source is not there.
+        """
+        return None
+
+    @abstractmethod
+    def rows(self, root: Path) -> Iterator[Row]:
+        """Yield the seed rows; `root` is the project's folder. Ids are unique and do not depend on order, file or path.
+
+        Raises:
+            RowError: a row is not what it should be; names file:line.
+            SourceError: the source is not there.
+        """
