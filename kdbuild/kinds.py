@@ -43,7 +43,7 @@ class Kind(Model):
 
     family: ClassVar[str]
     """Name of the folder the kind lives in."""
-    revision: ClassVar[int] = 1
+    kind_revision: ClassVar[int] = 1
     """Raised when the same configuration gives other bytes than before; part of what makes a stage stale."""
     source: ClassVar[str | None] = None
     """Paper and equation; None for what is our own."""
@@ -54,7 +54,7 @@ class Kind(Model):
 
     def identity(self) -> dict[str, Any]:
         """Return what defines the result: every field but knobs, at every depth, and the kind's revision."""
-        return {**identity(self), "revision_of_kind": self.revision}
+        return {**identity(self), "kind_revision": self.kind_revision}
 
     def require_packages(self) -> None:
         """Raise MissingPackage, with the command that installs it, for the first package that is not there."""
@@ -134,7 +134,7 @@ def load(family: str, kind: str) -> type[Kind]:
 
 def parse(family: str, value: Mapping[str, Any]) -> Any:
     """Return the kind that `value` (a mapping with `kind`, as `identity` wrote it) describes."""
-    given = {key: item for key, item in value.items() if key != "revision_of_kind"}
+    given = {key: item for key, item in value.items() if key != "kind_revision"}
     return load(family, str(given["kind"])).model_validate(given)
 
 
@@ -165,7 +165,7 @@ class OneOf:
                 {"what": what, "given": str(value["kind"]), "family": self.family},
             ) from None
         # Kinds as resolved.json holds them carry the revision they were written with; it is identity, not a field.
-        return found.model_validate({key: item for key, item in value.items() if key != "revision_of_kind"})
+        return found.model_validate({key: item for key, item in value.items() if key != "kind_revision"})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Validate by the named kind's own model, so that errors keep the path inside it."""

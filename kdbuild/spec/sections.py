@@ -106,7 +106,7 @@ class TrainSection(Reading):
     objectives: list[Annotated[Objective, OneOf("objectives")]]
     """What the student matches."""
     teachers: dict[str, TeacherUse]
-    """The teachers its objectives match online, by name; an objective without a name uses the key ``."""
+    """The teachers its objectives match online, by name; compile writes the name into each objective that needs one."""
     adaptation: Annotated[Adaptation, OneOf("adaptations")] | None
     """Which parameters train."""
     train: Train

@@ -100,7 +100,7 @@ class Teacher(Kind):
     gives: ClassVar[frozenset[Signal]] = frozenset({Signal.TEXT})
     """What this kind can give."""
 
-    licence: str | None = None
+    licence: Annotated[str | None, Knob("a licence is about use; reports name it, answers do not depend on it")] = None
     """SPDX name of the model's licence."""
     price: Annotated[Price | None, Knob("money spent does not change an answer")] = None
     """What its tokens cost; absent for a model you run yourself."""
@@ -115,7 +115,7 @@ class Teacher(Kind):
 
     def answer_identity(self) -> dict[str, Any]:
         """Return what of the teacher defines an answer; with the ask's material it makes the row key."""
-        return {k: v for k, v in self.identity().items() if k != "licence"}
+        return self.identity()
 
     def key(self, ask: Ask) -> str:
         """Return the row key of a question: equal keys have equal answers."""

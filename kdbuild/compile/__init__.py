@@ -1,0 +1,1 @@
+"""From specs to stages: pure, no network, no GPU, nothing heavy imported."""

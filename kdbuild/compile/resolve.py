@@ -1,0 +1,254 @@
+"""One spec to its stages: every default filled in, every name turned into a path."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdbuild.compile.stages import Stage, keyed
+from kdbuild.kinds import identity
+from kdbuild.objectives import Objective
+from kdbuild.seeds import Seeds
+from kdbuild.spec import layout, sections, sources
+from kdbuild.spec.model import Params, Phase, Spec
+from kdbuild.teachers import Signal
+
+
+@dataclass
+class Models:
+    """The models of a project that must be fetched or converted, by name; one source has one name."""
+
+    by_name: dict[str, str] = field(default_factory=dict)
+
+    def weights(self, source: str | None, name: str) -> str | None:
+        """Return where the files of `source` are; a source that must be fetched gets a model stage called `name`."""
+        if source is None:
+            return None
+        if sources.needs_fetch(source):
+            name = next((known for known, given in self.by_name.items() if given == source), name)
+            self.by_name[name] = source
+        return sources.weights_of(source, name)
+
+    def stages(self) -> list[Stage]:
+        """Return one stage a model, and the stage that writes their resolved.json."""
+        found = []
+        for name, source in sorted(self.by_name.items()):
+            deps = tuple(("source", path) for path in sources.files_of(source))
+            section = identity(sections.ModelSection(source=source))
+            stage = Stage("models", "model", name, layout.MODELS, (name,), section, deps, outs=(layout.weights(name),))
+            found.append(keyed(stage))
+        return found
+
+
+@dataclass
+class Resolver:
+    """Builds the stages of one spec, in the order they run."""
+
+    name: str
+    spec: Spec
+    params: Params
+    root: Path
+    models: Models
+    peers: Mapping[str, Spec]
+    """Every spec of the project by name, for `data: [{from: other/phase}]`."""
+
+    def stages(self) -> list[Stage]:
+        """Return every stage of the spec but its compile stage."""
+        spec, found = self.spec, []
+        if spec.seeds and self._outside(spec.seeds) is not None:
+            found.append(self._seeds(spec.seeds))
+        if spec.student:
+            found.append(self._init())
+        for phase_name, phase in spec.phases.items():
+            if has_data(phase):
+                found += [self._elicit(phase_name, phase), self._select(phase_name, phase)]
+            if phase.objectives:
+                found.append(self._train(phase_name, phase))
+        if spec.evaluate and self._trained():
+            found.append(self._evaluate())
+        return [*found, self._report()]
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _stage(self, step: str, phase: str | None, section: Any, deps: list[tuple[str, str]], *also: Any, **outs: Any) -> Stage:
+        part = (phase, step) if phase else (step,)
+        stage = Stage(self.name, step, phase, layout.resolved(self.name), part, identity(section), tuple(deps), **outs)
+        return keyed(stage, *also)
+
+    def _outside(self, seeds: Seeds) -> dict[str, str] | None:
+        found = seeds.outside()
+        return None if found is None else {key: str(value) for key, value in found.items()}
+
+    def _seeds(self, seeds: Seeds) -> Stage:
+        section = sections.SeedsSection(seeds=seeds, outside=self._outside(seeds) or {})
+        return self._stage("seeds", None, section, [], outs=(layout.out(self.name, "seeds", "rows"),))
+
+    def _init(self) -> Stage:
+        student = self.spec.student
+        assert student is not None
+        source = next(iter(student.sources()), None)
+        weights = self.models.weights(source, f"{self.name}-student")
+        teacher = self._teacher(self.spec.teacher) if student.starts_from_teacher() else None
+        section = sections.InitSection(student=student, weights=weights, teacher=teacher)
+        deps = [*self._weights_dep("student", weights), *self._teacher_deps(teacher)]
+        return self._stage("init", None, section, deps, outs=(self._model("init"),))
+
+    def _elicit(self, name: str, phase: Phase) -> Stage:
+        spec = self.spec
+        teacher = self._teacher(spec.teacher) if phase.elicit else None
+        inside, rows, deps = None, "", self._teacher_deps(teacher)
+        if phase.on != "seeds":
+            rows = layout.out(self.name, phase.on, "selected")
+        elif spec.seeds and self._outside(spec.seeds) is not None:
+            rows = layout.out(self.name, "seeds", "rows")
+        else:
+            inside = spec.seeds
+            deps += [("seeds", path) for path in inside.files()] if inside else []
+        if rows:
+            deps.append(("rows", rows))
+        deps += [("template", path) for operator in phase.elicit for path in operator.files()]
+        section = sections.ElicitSection(
+            rows=rows, seeds=inside, teacher=teacher, operators=phase.elicit, accept_failed_frac=spec.accept_failed_frac
+        )
+        templates = [_digest(path) for operator in phase.elicit for path in operator.templates()]
+        outs = (layout.out(self.name, name, "elicited"), layout.out(self.name, name, "calls"))
+        return self._stage("elicit", name, section, deps, templates, outs=outs, metrics=(layout.facts(self.name, name, "elicit"),))
+
+    def _select(self, name: str, phase: Phase) -> Stage:
+        rows = layout.out(self.name, name, "elicited")
+        deps, embedder = [("rows", rows)], None
+        if any(selector.needs_embedder for selector in phase.select) and self.params.embedder:
+            weights = self.models.weights(next(iter(self.params.embedder.sources()), None), "embedder")
+            embedder = sections.EmbedderUse(embedder=self.params.embedder, weights=weights)
+            deps += self._weights_dep("embedder", weights)
+        section = sections.SelectSection(
+            rows=rows, selectors=phase.select, embedder=embedder, held_out_frac=self.spec.held_out_frac
+        )
+        outs = (layout.out(self.name, name, "selected"), layout.out(self.name, name, "dropped"))
+        return self._stage("select", name, section, deps, outs=outs, metrics=(layout.facts(self.name, name, "select"),))
+
+    def _train(self, name: str, phase: Phase) -> Stage:
+        data, start = self._data(name), self._model(self._start(name))
+        objectives = [self._named(objective) for objective in phase.objectives]
+        teachers = {o.teacher: self._teacher(o.teacher) for o in objectives if o.teacher}
+        section = sections.TrainSection(
+            data=data,
+            start=start,
+            objectives=objectives,
+            teachers={key: use for key, use in teachers.items() if use},
+            adaptation=phase.adaptation,
+            train=phase.train,
+        )
+        deps = [*(("data", path) for path in data), ("start", start)]
+        deps += [dep for use in section.teachers.values() for dep in self._teacher_deps(use)]
+        outs = [self._model(name)]
+        if phase.adaptation:
+            outs.append(layout.out(self.name, name, "adapter"))
+        return self._stage("train", name, section, deps, outs=tuple(outs), metrics=(layout.facts(self.name, name, "train"),))
+
+    def _evaluate(self) -> Stage:
+        trained = self._trained()
+        rows = self._data(trained[-1])
+        use = self._teacher(self.spec.teacher) if self.spec.teacher else None
+        if use and Signal.LOGITS not in use.teacher.gives:
+            use = None
+        models = {name: self._model(name) for name in ["init", *trained]}
+        section = sections.EvaluateSection(rows=rows, models=models, teacher=use, evaluators=self.spec.evaluate)
+        deps = [*(("rows", path) for path in rows), *((f"model {name}", path) for name, path in models.items())]
+        deps += self._teacher_deps(use)
+        outs = (layout.out(self.name, "evaluate", "plots"),)
+        return self._stage("evaluate", None, section, deps, outs=outs, metrics=(layout.metrics(self.name),))
+
+    def _report(self) -> Stage:
+        spec, steps, deps = self.spec, {}, []
+        for name, phase in spec.phases.items():
+            steps[name] = [*(["elicit", "select"] if has_data(phase) else []), *(["train"] if phase.objectives else [])]
+            deps += [("facts", layout.facts(self.name, name, step)) for step in steps[name]]
+            if has_data(phase):
+                deps += [("data", layout.out(self.name, name, part)) for part in ("calls", "selected", "dropped")]
+        if spec.evaluate and self._trained():
+            deps += [("metrics", layout.metrics(self.name)), ("plots", layout.out(self.name, "evaluate", "plots"))]
+        teacher = self.params.teachers.get(spec.teacher) if spec.teacher else None
+        section = sections.ReportSection(
+            spec=self.name,
+            target=spec.target,
+            teacher=_of_people(teacher, spec.teacher),
+            licence=teacher.licence if teacher else None,
+            student=_of_people(spec.student, None),
+            phases=steps,
+        )
+        outs = (layout.report(self.name), layout.out(self.name, "evaluate", "cards"))
+        return self._stage("report", None, section, deps, outs=outs)
+
+    # --- what a phase refers to --------------------------------------------------------------------------------------
+
+    def _model(self, part: str) -> str:
+        return layout.out(self.name, part, "model")
+
+    def _trained(self) -> list[str]:
+        return [name for name, phase in self.spec.phases.items() if phase.objectives]
+
+    def _before(self, name: str) -> list[str]:
+        names = list(self.spec.phases)
+        return names[: names.index(name)]
+
+    def _start(self, name: str) -> str:
+        given = self.spec.phases[name].from_
+        earlier = [p for p in self._before(name) if self.spec.phases[p].objectives]
+        return given or (earlier[-1] if earlier else "init")
+
+    def _data(self, name: str) -> list[str]:
+        phase = self.spec.phases[name]
+        if phase.data is not None:
+            return [self._selected(source.from_) for source in phase.data]
+        if has_data(phase):
+            return [self._selected(name)]
+        earlier = [p for p in self._before(name) if has_data(self.spec.phases[p])]
+        return [self._selected(earlier[-1])]
+
+    def _selected(self, name: str) -> str:
+        spec, _, phase = name.rpartition("/")
+        return layout.out(spec or self.name, phase, "selected")
+
+    def _named(self, objective: Objective) -> Objective:
+        """Return the objective with its teacher's name written in where it needs one."""
+        if objective.needs and objective.teacher is None:
+            return objective.model_copy(update={"teacher": self.spec.teacher})
+        return objective
+
+    def _teacher(self, name: str | None) -> sections.TeacherUse | None:
+        if name is None:
+            return None
+        teacher = self.params.teachers[name]
+        weights = self.models.weights(next(iter(teacher.sources()), None), name)
+        return sections.TeacherUse(name=name, teacher=teacher, weights=weights)
+
+    def _weights_dep(self, role: str, weights: str | None) -> list[tuple[str, str]]:
+        return [] if weights is None or weights.startswith("hf:") else [(role, weights)]
+
+    def _teacher_deps(self, use: sections.TeacherUse | None) -> list[tuple[str, str]]:
+        if use is None:
+            return []
+        return [*self._weights_dep("teacher", use.weights), *(("teacher file", path) for path in use.teacher.files())]
+
+
+def has_data(phase: Phase) -> bool:
+    """Return whether a phase makes a data set of its own."""
+    return bool(phase.elicit or phase.select)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _of_people(kind: Any, name: str | None) -> str | None:
+    """Return what a teacher or a student is, in one line for people."""
+    if kind is None:
+        return None
+    model = getattr(kind, "model", None) or kind.kind
+    revision = getattr(kind, "revision", None)
+    text = f"{model}, revision {revision}" if isinstance(revision, str) and revision else str(model)
+    return f"{name} ({text})" if name else text
