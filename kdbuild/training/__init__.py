@@ -1,0 +1,1 @@
+"""Training: rows to token batches, the loop on DeepSpeed, checkpoints, and loading and saving of models."""
