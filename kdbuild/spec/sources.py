@@ -109,6 +109,12 @@ def weights_of(source: str, name: str) -> str:
     return parsed.name if parsed.scheme == "path" else str(parsed)
 
 
+def files_of(source: str) -> tuple[str, ...]:
+    """Return the files of the project that the stage which fetches a source reads."""
+    parsed = parse_source(source)
+    return (parsed.name,) if parsed.scheme == "path" else ()
+
+
 def _hub(text: str, rest: str) -> ModelSource:
     name, _, revision = rest.strip().partition("@")
     if not _HUB_NAME.fullmatch(name) or ".." in name:
