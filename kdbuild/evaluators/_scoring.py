@@ -51,10 +51,16 @@ def encode_rows(subject: Subject, rows: Sequence[Row], max_tokens: int) -> list[
     return scored
 
 
+def context_tokens(subject: Subject) -> int | None:
+    """Return the most tokens the model can read, None where its configuration does not say."""
+    limit = getattr(subject.model.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None
+
+
 def check_context(subject: Subject, num_tokens: int) -> None:
     """Raise StageError if the model cannot read `num_tokens` tokens."""
-    limit = getattr(subject.model.config, "max_position_embeddings", None)
-    if isinstance(limit, int) and num_tokens > limit:
+    limit = context_tokens(subject)
+    if limit is not None and num_tokens > limit:
         raise StageError(
             f"`{subject.name}` reads at most {limit} tokens; a held-out row has {num_tokens}",
             hint=f"set the evaluator's `max_tokens` (or `max_new_tokens`) so that a row fits in {limit}",

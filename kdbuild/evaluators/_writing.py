@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from kdbuild.evaluators import Subject
-from kdbuild.evaluators._scoring import batches, check_context, progress
+from kdbuild.evaluators._scoring import batches, check_context, context_tokens, progress
 from kdbuild.records import Message, Row
 
 
@@ -16,6 +16,12 @@ def question(row: Row) -> tuple[Message, ...]:
     """Return the turns before the last one the student learns: what it is asked when it writes."""
     last = max((i for i, message in enumerate(row.messages) if message.train), default=len(row.messages))
     return row.messages[:last]
+
+
+def fits(subject: Subject, row: Row, max_new_tokens: int) -> bool:
+    """Return whether a row's prompt and an answer of `max_new_tokens` fit into the model's context."""
+    limit = context_tokens(subject)
+    return limit is None or len(_prompt_ids(subject, row)) + max_new_tokens <= limit
 
 
 @torch.inference_mode()
