@@ -1,6 +1,6 @@
 """The table of edits: what each edit of a built project asks of the teacher and what it runs, through plain `dvc repro`.
 
-The same table runs on the fake teacher (every run) and on the real SmolLM2 (`--real`): see `PROJECTS`.
+The same table runs on the fake teacher and on the real SmolLM2 (marked `real`).
 """
 
 from __future__ import annotations
@@ -15,63 +15,13 @@ COMPILE = {"kdbuild_structure", "models_compile", "t_compile"}
 DATA = {"t_sft_elicit", "t_sft_select"}
 ON = {"t_sft_train", "t_kl_train", "t_evaluate", "t_report"}
 
-FAKE_PARAMS = """\
-teachers:
-  asked:
-    kind: fake
-    revision: one
-    calls_log: calls.log
-    price: {prompt_usd_per_mtok: 0.0, answer_usd_per_mtok: 0.0}
-embedder: {kind: fake}
-runtime:
-  train: {micro_batch_tokens: 256}
-"""
-FAKE_STUDENT = "{kind: causal-lm, config: {model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2}}"
-PROMPTS = [
-    "Name a fruit that keeps well in winter.",
-    "Write a reminder to water the plants on the balcony.",
-    "Explain what a library card is for.",
-    "Suggest a name for a bakery by the harbour.",
-    "List two reasons to take the stairs.",
-    "How is coffee washed out of a shirt?",
-    "Write a note asking a neighbour to turn the music down.",
-    "What goes into a bag for a day at the beach?",
-    "Explain patience to a child of five.",
-    "Give an idea for breakfast on a busy morning.",
-    "Describe the sea in one sentence.",
-    "Why do leaves fall in autumn?",
-]
-SPEC = """\
-# A comment.
-target: {{skill: testing}}
-teacher: asked
-student: {student}
-seeds: {{kind: dataset, path: specs/seeds/t.jsonl}}
-held_out_frac: 0.3
-phases:
-  sft:
-    elicit:
-      - {{kind: label, max_new_tokens: 16, system: "Answer briefly."}}
-    select:
-      - {{kind: exact-dedup}}
-      - {{kind: semantic-dedup, of: prompt, max_cosine: 0.97}}
-    objective: {{kind: sft}}
-    train: {{num_epochs: 1, learning_rate: 1.0e-3, batch_tokens: 256}}
-  kl:
-    objective: {{kind: forward-kl}}
-    train: {{num_epochs: 1, learning_rate: 2.0e-4, batch_tokens: 256}}
-evaluate: [{{kind: held-out-loss}}, {{kind: teacher-agreement}}]
-"""
-
-
-def seed_lines(prompts: list[str]) -> str:
-    """Return the seeds file; ids are given so that a changed prompt is a changed row."""
-    return "".join(json.dumps({"id": f"s{i:02d}", "prompt": prompt}) + "\n" for i, prompt in enumerate(prompts))
+NUM_SEEDS = 12
 
 
 def real_params(project_params: str) -> str:
-    """Return this repository's own params.yaml with its teacher called `asked` and a revision to edit."""
-    return project_params.replace("  smollm2:\n    kind: transformers", "  asked:\n    kind: transformers\n    revision: one\n    price: {prompt_usd_per_mtok: 0.0}")
+    """Return this repository's own params.yaml with its teacher called `asked`, a revision and a price to edit."""
+    named = "  asked:\n    kind: transformers\n    revision: one\n    price: {prompt_usd_per_mtok: 0.0}"
+    return project_params.replace("  smollm2:\n    kind: transformers", named)
 
 
 @pytest.fixture(
@@ -81,17 +31,22 @@ def real_params(project_params: str) -> str:
 def built(request, tmp_path_factory, new_project):
     """Return a project that was built once."""
     root = tmp_path_factory.mktemp(request.param)
+    top = request.config.rootpath
+    specs = top / "tests" / "specs"
     if request.param == "fake":
-        params, student = FAKE_PARAMS, FAKE_STUDENT
+        params = (specs / "table-fake.params.yaml").read_text()
     else:
-        params = real_params((request.config.rootpath / "params.yaml").read_text())
-        student = "{kind: causal-lm, init: {from: teacher, layers: 2}}"
-    files = {"params.yaml": params, "specs/t.yaml": SPEC.format(student=student), "specs/seeds/t.jsonl": seed_lines(PROMPTS)}
+        params = real_params((top / "params.yaml").read_text())
+    files = {
+        "params.yaml": params,
+        "specs/t.yaml": (specs / f"table-{request.param}.yaml").read_text(),
+        "specs/seeds/t.jsonl": (specs / "seeds" / "table.jsonl").read_text(),
+    }
     project = new_project(root, files)
     project.is_fake = request.param == "fake"
     done = project.repro()
     assert DATA | ON <= done.ran
-    assert project.num_answers() == len(PROMPTS)
+    assert project.num_answers() == NUM_SEEDS
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "built")
     return project
@@ -146,11 +101,11 @@ EDITS = {
     "seed changed": Edit("specs/seeds/t.jsonl", _swap("Describe the sea", "Describe the forest"), DATA, ON, 1),
     "seed removed": Edit("specs/seeds/t.jsonl", lambda text: "".join(text.splitlines(keepends=True)[:-1]), DATA, ON, 0),
     "seeds reordered": Edit("specs/seeds/t.jsonl", lambda text: "".join(reversed(text.splitlines(keepends=True))), {"t_sft_elicit"}),
-    "system prompt": Edit("specs/t.yaml", _swap("Answer briefly.", "Answer in a few words."), DATA, ON, len(PROMPTS)),
+    "system prompt": Edit("specs/t.yaml", _swap("Answer briefly.", "Answer in a few words."), DATA, ON, NUM_SEEDS),
     "limit raised": Edit("specs/t.yaml", _swap("max_new_tokens: 16", "max_new_tokens: 20"), {"t_sft_elicit"}, DATA | ON, _cut),
     "limit lowered": Edit("specs/t.yaml", _swap("max_new_tokens: 16", "max_new_tokens: 12"), {"t_sft_elicit"}, DATA | ON, _longer_than(12)),
     # What asks the teacher itself, or starts from it, also follows its revision: the student's start, online logits, evaluation.
-    "teacher's revision": Edit("params.yaml", _swap("revision: one", "revision: two"), {"t_sft_elicit"}, DATA | ON | {"t_init"}, len(PROMPTS)),
+    "teacher's revision": Edit("params.yaml", _swap("revision: one", "revision: two"), {"t_sft_elicit"}, DATA | ON | {"t_init"}, NUM_SEEDS),
     "a knob": Edit("params.yaml", _swap("micro_batch_tokens:", "num_ranks: 1\n    micro_batch_tokens:"), set()),
     "a price": Edit("params.yaml", _swap("prompt_usd_per_mtok: 0.0", "prompt_usd_per_mtok: 1.5"), set()),
 }
