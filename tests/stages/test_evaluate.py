@@ -73,9 +73,7 @@ def write_rows(root, path, rows):
     records.write_dataset(folder, Row, rows)
 
 
-def job_of(
-    root, *, evaluators: Sequence[dict] = EVALUATORS, teacher="artifacts/models/t/weights", rows=("artifacts/s/sft/selected",), **knobs
-):
+def job_of(root, *, evaluators=EVALUATORS, teacher="artifacts/models/t/weights", rows=("artifacts/s/sft/selected",), **knobs):
     use = None if teacher is None else TeacherUse(name="t", teacher=Beside(), weights=teacher)
     section = EvaluateSection(
         rows=list(rows),
