@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kdbuild import canonical
@@ -47,6 +47,8 @@ class Stage:
     """Small JSON outputs, committed to git."""
     persistent: tuple[str, ...] = ()
     """Outputs of the compile steps: committed to git, kept while the stage runs."""
+    also: tuple[Any, ...] = ()
+    """What else its key is made of: digests of packaged templates."""
 
     @property
     def name(self) -> str:
@@ -93,10 +95,13 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def keyed(stage: Stage, *also: Any) -> Stage:
-    """Return the stage with `_key` in its section: the digest of the section, the step's revision, dep roles, out names, and `also`."""
-    from dataclasses import replace
+    """Return the stage with `_key` in its section."""
+    stage = replace(stage, also=also)
+    return replace(stage, section={**stage.section, "_key": stage_key(stage, STEP_REVISIONS[stage.step])})
 
-    roles = sorted(stage.deps)
+
+def stage_key(stage: Stage, revision: int) -> str:
+    """Return the digest of a stage's section, its step's `revision`, dep roles, out names, and `also`."""
+    section = {name: value for name, value in stage.section.items() if name != "_key"}
     names = sorted([*stage.outs, *stage.metrics])
-    key = canonical.digest(["kdbuild-stage/1", stage.step, STEP_REVISIONS[stage.step], stage.section, roles, names, list(also)])
-    return replace(stage, section={**stage.section, "_key": key})
+    return canonical.digest(["kdbuild-stage/1", stage.step, revision, section, sorted(stage.deps), names, list(stage.also)])
