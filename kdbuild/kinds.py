@@ -140,8 +140,13 @@ def parse(family: str, value: Mapping[str, Any]) -> Any:
 
 def nearest(word: str, words: tuple[str, ...] | list[str]) -> str | None:
     """Return the one of `words` a person who wrote `word` probably meant, or None."""
-    found = difflib.get_close_matches(word.lower().replace("_", "-"), words, n=1, cutoff=0.6)
-    return found[0] if found else None
+    plain = {_plain_word(known): known for known in reversed(words)}
+    found = difflib.get_close_matches(_plain_word(word), plain, n=1, cutoff=0.6)
+    return plain[found[0]] if found else None
+
+
+def _plain_word(word: str) -> str:
+    return word.lower().replace("_", "-")
 
 
 @dataclass(frozen=True)

@@ -38,3 +38,11 @@ def check_teacher_name(name: str) -> str:
     if name in RESERVED:
         raise PydanticCustomError("name_reserved", "`{given}` is a reserved word", {"given": name})
     return name
+
+
+def check_spec_name(name: str) -> str:
+    """Return `name` if a spec may be called so: it is a folder of artifacts/ and the start of its stages' names."""
+    check_name(name)
+    if name in {"models", "kdbuild"}:
+        raise PydanticCustomError("name_reserved", "`{given}` is a reserved word", {"given": name})
+    return name

@@ -1,0 +1,361 @@
+"""What one part of a spec needs of another: one function a rule, each yields what is wrong with its path in the spec.
+
+Reads no weights and imports nothing heavy. A spec that passes compiles to stages that can run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbuild.compile import surroundings
+from kdbuild.compile.resolve import has_data
+from kdbuild.errors import SpecError
+from kdbuild.kinds import Kind
+from kdbuild.spec.model import Params, Phase, Spec
+from kdbuild.spec.problems import At, Problem
+from kdbuild.spec.source import explain, no_such
+from kdbuild.teachers import Signal, Teacher
+
+NO_DISTILLATION = frozenset({"llama2", "llama3"})
+"""Licences (as the hub names them) that forbid using answers to improve other language models."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a rule looks at."""
+
+    root: Path
+    name: str
+    spec: Spec
+    params: Params
+    peers: Mapping[str, Spec]
+    """The project's other valid specs, by name."""
+    known: frozenset[str]
+    """Names of all spec files, valid or not."""
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The spec's teacher, if its name is known."""
+        return self.params.teachers.get(self.spec.teacher) if self.spec.teacher else None
+
+    def phases(self) -> Iterator[tuple[At, str, Phase]]:
+        """Yield (path, name, phase) in order."""
+        for name, phase in self.spec.phases.items():
+            yield ("phases", name), name, phase
+
+    def before(self, name: str) -> list[str]:
+        """Return the phases before one."""
+        names = list(self.spec.phases)
+        return names[: names.index(name)]
+
+
+Rule = Callable[[Given], Iterator[Problem]]
+RULES: list[Rule] = []
+
+
+def rule(function: Rule) -> Rule:
+    """Add a function to the rules."""
+    RULES.append(function)
+    return function
+
+
+def find(root: Path, name: str, spec: Spec, params: Params, peers: Mapping[str, Spec]) -> list[Problem]:
+    """Return everything that is wrong with a spec that reads well by itself; warnings too."""
+    known = frozenset(path.stem for path in (root / "specs").glob("*.yaml")) | set(peers)
+    given = Given(root, name, spec, params, {**peers, name: spec}, known)
+    return [problem for check in RULES for problem in check(given)]
+
+
+def check_spec(root: Path, name: str, spec: Spec, params: Params, peers: Mapping[str, Spec]) -> list[str]:
+    """Return warnings about a spec, ready to print.
+
+    Raises:
+        SpecError: the spec cannot be built; all errors, with file:line.
+    """
+    found = find(root, name, spec, params, peers)
+    errors = [problem for problem in found if problem.is_error]
+    if errors:
+        raise SpecError("\n\n".join(explain(errors, root, name)))
+    return explain(found, root, name)
+
+
+def check_seed_rows(root: Path, name: str, spec: Spec) -> list[str]:
+    """Read the seeds, where they are JSONL files of the project and not large; return warnings, ready to print.
+
+    Raises:
+        SpecError: a row is not what it should be.
+    """
+    found = list(surroundings.seed_rows(root, spec))
+    errors = [problem for problem in found if problem.is_error]
+    if errors:
+        raise SpecError("\n\n".join(explain(errors, root, name)))
+    return explain(found, root, name)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@rule
+def teacher_is_known(given: Given) -> Iterator[Problem]:
+    """Every teacher named is in params.yaml."""
+    names = list(given.params.teachers)
+    named: list[tuple[At, str | None]] = [(("teacher",), given.spec.teacher)]
+    named += [((*at, "teacher"), objective.teacher) for at, objective in _objectives(given)]
+    for at, name in named:
+        if name is not None and name not in names:
+            hint = f"params.yaml has {', '.join(names)}" if names else "add it to params.yaml, under `teachers:`"
+            yield Problem(at, no_such("teacher", name, names), hint=hint)
+
+
+@rule
+def names_are_apart(given: Given) -> Iterator[Problem]:
+    """Teachers and phases share one namespace."""
+    for at, name, _ in given.phases():
+        if name in given.params.teachers:
+            yield Problem(at, f"`{name}` is also the name of a teacher in params.yaml", hint="rename the phase or the teacher")
+
+
+@rule
+def there_are_phases(given: Given) -> Iterator[Problem]:
+    """A spec builds something."""
+    if not given.spec.phases:
+        yield Problem(("phases",), "there is no phase, so nothing would be built")
+
+
+# --- what a phase reads ----------------------------------------------------------------------------------------------
+
+
+@rule
+def phase_does_something(given: Given) -> Iterator[Problem]:
+    """A phase elicits, selects or trains; what it says for a step it does not take has no effect."""
+    for at, _, phase in given.phases():
+        if not (phase.elicit or phase.select or phase.objectives):
+            yield Problem(at, "the phase does nothing", hint="give it `elicit`, `select` or `objective`")
+            continue
+        idle = {"train", "data", "adaptation", "from"} if not phase.objectives else set()
+        idle |= {"on"} if not has_data(phase) else set()
+        why = {"on": "the phase neither elicits nor selects"}
+        for field in type(phase).model_fields:
+            key = field.removesuffix("_")
+            if key in idle and field in phase.model_fields_set:
+                yield Problem((*at, key), f"has no effect: {why.get(key, 'the phase has no `objective`')}", severity="warning")
+
+
+@rule
+def elicits_from_someone(given: Given) -> Iterator[Problem]:
+    """Asking takes a teacher; the first rows come from seeds."""
+    for at, _, phase in given.phases():
+        if phase.elicit and given.spec.teacher is None:
+            yield Problem((*at, "elicit"), "the spec names no teacher to ask", hint="add `teacher: <a name in params.yaml>`")
+        if has_data(phase) and phase.on == "seeds" and given.spec.seeds is None:
+            step = "elicit" if phase.elicit else "select"
+            yield Problem((*at, step), "the spec has no seeds to start from", hint="add `seeds:`, or `on: <phase>` to go on from a phase")
+
+
+@rule
+def on_is_an_earlier_phase(given: Given) -> Iterator[Problem]:
+    """`on:` names `seeds` or what an earlier phase selected."""
+    for at, name, phase in given.phases():
+        if phase.on != "seeds":
+            yield from _earlier(given, (*at, "on"), name, phase.on, has_data, "selects no rows", extra=["seeds"])
+
+
+@rule
+def data_is_there(given: Given) -> Iterator[Problem]:
+    """What a phase trains on was selected by it, by an earlier phase, or by a phase of another spec."""
+    for at, name, phase in given.phases():
+        if not phase.objectives:
+            continue
+        if phase.data is None:
+            if not any(has_data(given.spec.phases[p]) for p in [*given.before(name), name]):
+                yield Problem(at, "there is nothing to train on: neither it nor a phase before it elicits or selects", hint="add `data:`")
+            continue
+        if not phase.data:
+            yield Problem((*at, "data"), "the list is empty: there is nothing to train on")
+        for i, source in enumerate(phase.data):
+            below = (*at, "data", i, "from")
+            spec, slash, other = source.from_.rpartition("/")
+            if slash and spec != given.name:
+                yield from _in_other_spec(given, below, spec, other)
+            elif not (other == name and has_data(phase)):
+                yield from _earlier(given, below, name, other, has_data, "selects no rows")
+
+
+@rule
+def start_is_an_earlier_model(given: Given) -> Iterator[Problem]:
+    """`from:` names `init` or an earlier phase that trains."""
+    for at, name, phase in given.phases():
+        if phase.from_ not in (None, "init"):
+            yield from _earlier(given, (*at, "from"), name, str(phase.from_), _trains, "trains no model", extra=["init"])
+
+
+def _trains(phase: Phase) -> bool:
+    return bool(phase.objectives)
+
+
+def _earlier(
+    given: Given, at: At, name: str, other: str, fits: Callable[[Phase], bool], lacks: str, extra: list[str] | None = None
+) -> Iterator[Problem]:
+    """`other`, named by phase `name`, is an earlier phase that has what is wanted of it."""
+    phases = given.spec.phases
+    able = [*(extra or []), *(p for p in given.before(name) if fits(phases[p]))]
+    hint = f"possible here: {', '.join(able)}" if able else None
+    if other == name:
+        yield Problem(at, "a phase cannot start from itself", hint=hint)
+    elif other not in phases:
+        yield Problem(at, no_such("phase", other, [*phases, *(extra or [])]), hint=hint)
+    elif other not in given.before(name):
+        yield Problem(at, f"phase `{other}` comes after this one", hint=f"move `{other}` up; phases run in the order they are written")
+    elif not fits(phases[other]):
+        yield Problem(at, f"phase `{other}` {lacks}", hint=hint)
+
+
+def _in_other_spec(given: Given, at: At, spec: str, phase: str) -> Iterator[Problem]:
+    if spec not in given.known:
+        yield Problem(at, no_such("spec", spec, sorted(given.known)), hint=f"specs/{spec}.yaml is not there")
+    elif spec in given.peers:
+        phases = given.peers[spec].phases
+        if phase not in phases:
+            yield Problem(at, f"spec `{spec}`: {no_such('phase', phase, list(phases))}")
+        elif not has_data(phases[phase]):
+            yield Problem(at, f"phase `{phase}` of spec `{spec}` selects no rows")
+
+
+# --- what kinds need of each other -----------------------------------------------------------------------------------
+
+
+@rule
+def student_and_objectives_come_together(given: Given) -> Iterator[Problem]:
+    """An objective trains a student; a student is trained by an objective."""
+    trained = list(_objectives(given))
+    if given.spec.student is None and trained:
+        yield Problem(
+            trained[0][0], "there is no student to train", hint="add `student:`, or remove the objective if the data is the product"
+        )
+    if given.spec.student is not None and not trained:
+        yield Problem(("student",), "no phase trains the student", hint="give a phase an `objective`")
+
+
+@rule
+def teacher_gives_what_objectives_need(given: Given) -> Iterator[Problem]:
+    """The objective's teacher has the signal that the objective matches."""
+    for at, objective in _objectives(given):
+        named = objective.teacher or given.spec.teacher
+        teacher = given.params.teachers.get(named or "")
+        if objective.needs and named is None:
+            yield Problem(
+                at, f"objective `{objective.kind}` matches a teacher's {_signals(objective.needs)}, and the spec names no teacher"
+            )
+        elif teacher is not None and objective.needs - teacher.gives:
+            lacking = _signals(objective.needs - teacher.gives)
+            message = f"objective `{objective.kind}` needs {lacking}, which teacher `{named}` (kind `{teacher.kind}`) does not give"
+            yield Problem(at, message, hint=_who_gives(given, objective.needs))
+
+
+@rule
+def teacher_has_a_network(given: Given) -> Iterator[Problem]:
+    """A student that starts from the teacher needs one with a network of its own."""
+    student = given.spec.student
+    if student is None or not student.starts_from_teacher():
+        return
+    at = ("student", "init") if "init" in student.model_fields_set else ("student",)
+    if given.spec.teacher is None:
+        yield Problem(at, "the student starts from the teacher, and the spec names none", hint="add `teacher: <a name in params.yaml>`")
+    elif given.teacher is not None and type(given.teacher).load is Teacher.load:
+        message = f"teacher `{given.spec.teacher}` (kind `{given.teacher.kind}`) has no network to start from"
+        yield Problem(at, message, hint=_who_gives(given, frozenset({Signal.LOGITS})))
+
+
+@rule
+def selectors_have_an_embedder(given: Given) -> Iterator[Problem]:
+    """A selector that compares meanings needs `embedder:` in params.yaml."""
+    for at, _, phase in given.phases():
+        for i, selector in enumerate(phase.select):
+            if selector.needs_embedder and given.params.embedder is None:
+                message = f"selector `{selector.kind}` compares meanings, and params.yaml has no embedder"
+                yield Problem((*at, "select", i), message, hint="add `embedder:` to params.yaml")
+
+
+@rule
+def evaluators_have_what_they_compare(given: Given) -> Iterator[Problem]:
+    """Evaluators score trained students on held-out rows, some of them against the teacher."""
+    spec = given.spec
+    if not spec.evaluate:
+        return
+    if spec.student is None:
+        yield Problem(("evaluate",), "there is no student to evaluate", hint="add `student:`, or remove `evaluate`")
+    if spec.held_out_frac == 0:
+        yield Problem(("evaluate",), "`held_out_frac` is 0, so there are no rows to evaluate on")
+    for i, evaluator in enumerate(spec.evaluate):
+        lacking = evaluator.needs - (given.teacher.gives if given.teacher else frozenset())
+        if evaluator.needs and spec.teacher is None:
+            yield Problem(("evaluate", i), f"evaluator `{evaluator.kind}` compares with the teacher, and the spec names none")
+        elif given.teacher is not None and lacking:
+            who = f"teacher `{spec.teacher}` (kind `{given.teacher.kind}`)"
+            message = f"evaluator `{evaluator.kind}` needs {_signals(lacking)}, which {who} does not give"
+            yield Problem(("evaluate", i), message, hint=_who_gives(given, evaluator.needs))
+
+
+def _signals(signals: frozenset[Signal]) -> str:
+    words = {Signal.LOGITS: "logits", Signal.HIDDEN: "hidden states", Signal.TEXT: "text"}
+    return " and ".join(words[signal] for signal in sorted(signals))
+
+
+def _who_gives(given: Given, signals: frozenset[Signal]) -> str | None:
+    able = [name for name, teacher in given.params.teachers.items() if signals <= teacher.gives]
+    return f"in params.yaml, {', '.join(able)} can" if able else "a teacher of kind `transformers` runs the model here and gives it"
+
+
+def _objectives(given: Given) -> Iterator[tuple[At, Any]]:
+    """Yield (path, objective) of every phase."""
+    for at, _, phase in given.phases():
+        several = isinstance(phase.objective, list)
+        for i, objective in enumerate(phase.objectives):
+            yield ((*at, "objective", i) if several else (*at, "objective")), objective
+
+
+# --- the world around the spec ---------------------------------------------------------------------------------------
+
+
+@rule
+def files_are_inside(given: Given) -> Iterator[Problem]:
+    """Every file a kind reads is there and inside the project, and DVC can name it."""
+    return surroundings.files(given.root, _kinds(given))
+
+
+@rule
+def packages_are_installed(given: Given) -> Iterator[Problem]:
+    """Every kind's packages are installed."""
+    return surroundings.packages(_kinds(given))
+
+
+@rule
+def licence_allows_it(given: Given) -> Iterator[Problem]:
+    """The teacher's licence does not forbid what is done here."""
+    teacher = given.teacher
+    if teacher and given.spec.student and (teacher.licence or "").lower() in NO_DISTILLATION:
+        message = f"licence `{teacher.licence}` forbids training other models on this teacher's answers"
+        yield Problem(("teachers", given.spec.teacher or "", "licence"), message, severity="warning", file="params")
+
+
+def _kinds(given: Given) -> Iterator[tuple[At, Kind, Literal["spec", "params"]]]:
+    """Yield (path, kind, file) for every kind that the spec uses."""
+    spec = given.spec
+    for name in dict.fromkeys([spec.teacher, *(objective.teacher for _, objective in _objectives(given))]):
+        if name in given.params.teachers:
+            yield ("teachers", name), given.params.teachers[name], "params"
+    for key, one in (("student", spec.student), ("seeds", spec.seeds)):
+        if one is not None:
+            yield (key,), one, "spec"
+    for at, _, phase in given.phases():
+        for step in ("elicit", "select"):
+            yield from (((*at, step, i), kind, "spec") for i, kind in enumerate(getattr(phase, step)))
+        if phase.adaptation:
+            yield (*at, "adaptation"), phase.adaptation, "spec"
+        if given.params.embedder and any(selector.needs_embedder for selector in phase.select):
+            yield ("embedder",), given.params.embedder, "params"
+    yield from ((at, objective, "spec") for at, objective in _objectives(given))
+    yield from ((("evaluate", i), kind, "spec") for i, kind in enumerate(spec.evaluate))

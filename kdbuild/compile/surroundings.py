@@ -1,0 +1,113 @@
+"""What a spec finds around it: the files it names, the packages its kinds need, the seeds it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from kdbuild import records
+from kdbuild.errors import KdbuildError, MissingPackage, RowError
+from kdbuild.kinds import Kind
+from kdbuild.spec import sources
+from kdbuild.spec.model import Spec
+from kdbuild.spec.problems import At, Problem
+
+Kinds = Iterable[tuple[At, Kind, Literal["spec", "params"]]]
+"""Every kind a spec uses: where it stands, and in which file."""
+
+MIN_HELD_OUT = 20
+MAX_COUNTED_BYTES = 16 * 2**20
+
+
+def files(root: Path, kinds: Kinds) -> Iterator[Problem]:
+    """Yield what is wrong with the files that kinds read: absent, outside the project, or of a name that DVC cannot hold."""
+    for at, kind, file in kinds:
+        for path in _files_of(kind):
+            problem = _wrong_with(root, path)
+            if problem:
+                yield replace(problem, at=(*at, *_field_holding(kind, path)), file=file)
+
+
+def packages(kinds: Kinds) -> Iterator[Problem]:
+    """Yield a warning for each package that is not installed; the stage may run on another machine."""
+    told: set[str] = set()
+    for at, kind, file in kinds:
+        try:
+            kind.require_packages()
+        except MissingPackage as error:
+            if error.message not in told:
+                told.add(error.message)
+                yield Problem(at, error.message, hint=error.hint, severity="warning", file=file)
+
+
+def _files_of(kind: Kind) -> list[str]:
+    """Return the files of the project that a kind reads: its own, and models named by `path:`."""
+    own = list(getattr(kind, "files", tuple)())
+    for source in getattr(kind, "sources", tuple)():
+        own += sources.files_of(source)
+    return own
+
+
+def _field_holding(kind: Kind, path: str) -> At:
+    """Return the field of a kind that names `path`, to point at."""
+    for name, field in type(kind).model_fields.items():
+        value = getattr(kind, name)
+        if isinstance(value, (str, Path)) and str(value) in (path, f"path:{path}"):
+            return (field.alias or name,)
+    return ()
+
+
+def _wrong_with(root: Path, path: str) -> Problem | None:
+    """What is wrong with a path, and what to do."""
+    inside = "paths are relative to the project's folder and stay in it: copy the file into the project"
+    if "${" in path:
+        return Problem((), f"`{path}` holds `${{`, which DVC would replace by a value of params.yaml", hint="rename the file")
+    if Path(path).is_absolute() or path.startswith("~"):
+        return Problem((), f"`{path}` is not relative to the project", hint=inside)
+    if not (root / path).resolve().is_relative_to(root.resolve()):
+        return Problem((), f"`{path}` leaves the project", hint=inside)
+    if (root / path).exists():
+        return None
+    if (root / f"{path}.dvc").exists():
+        return Problem((), f"`{path}` is tracked by DVC and not here", hint=f"`dvc pull {path}` brings it", severity="warning")
+    return Problem((), f"there is no file `{path}` in the project", hint=_near_file(root, path))
+
+
+def _near_file(root: Path, path: str) -> str | None:
+    folder = (root / path).parent
+    if not folder.is_dir():
+        return f"there is no folder `{Path(path).parent}` either"
+    near = get_close_matches(Path(path).name, [f.name for f in folder.iterdir()], n=1)
+    return f"did you mean `{(Path(path).parent / near[0]).as_posix()}`?" if near else None
+
+
+def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
+    """Yield what seed rows get wrong, and whether enough of them are held out; only JSONL files of a moderate size are read."""
+    seeds = spec.seeds
+    if seeds is None or seeds.outside() is not None:
+        return
+    paths = [root / path for path in seeds.files()]
+    if not all(p.suffix == ".jsonl" and p.is_file() for p in paths) or sum(p.stat().st_size for p in paths) > MAX_COUNTED_BYTES:
+        return
+    try:
+        rows = list(seeds.rows(root))
+    except RowError as error:
+        yield Problem(("seeds",), error.message, hint=error.hint, file="other")
+        return
+    except KdbuildError as error:
+        yield Problem(("seeds",), error.message, hint=error.hint)
+        return
+    if not rows:
+        yield Problem(("seeds",), "the seeds hold no rows")
+        return
+    held_out = sum(records.is_held_out(row, spec.held_out_frac) for row in rows)
+    if spec.evaluate and held_out < MIN_HELD_OUT:
+        share = f"`held_out_frac: {spec.held_out_frac:g}` holds out {held_out} of {len(rows)} seeds"
+        hint = "add seeds, or raise `held_out_frac`"
+        message = f"{share}; with fewer than {MIN_HELD_OUT} the measures are noise"
+        yield Problem(
+            ("held_out_frac",) if "held_out_frac" in spec.model_fields_set else ("seeds",), message, hint=hint, severity="warning"
+        )
