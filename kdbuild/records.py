@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROWS_PER_GROUP = 4096
 MANIFEST = "manifest.json"
+REJECTED = "rejected"
+"""Folder inside an `elicited/` data set: the rows (of `Dropped`) whose answer could not be used or that were not answered."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,11 @@ def _schema(record: type) -> pa.Schema:
         ("Row", "context"): pa.list_(passage),
         ("Row", "candidates"): pa.list_(candidate),
         ("Row", "ranking"): pa.list_(pa.int32()),
-        ("Row", "scores"): pa.map_(text, real),
+        # Not maps: the `datasets` library and the hub's viewer cannot read those.
+        ("Row", "scores"): pa.list_(pa.struct([("name", text), ("value", real)])),
         ("Row", "trajectory"): pa.list_(step),
         ("Row", "media"): media,
-        ("Row", "meta"): pa.map_(text, text),
+        ("Row", "meta"): pa.list_(pa.struct([("name", text), ("value", text)])),
     }
     plain = {"str": text, "str | None": text, "bool": pa.bool_(), "int": pa.int64(), "float | None": real}
     plain["tuple[str, ...]"] = pa.list_(text)
@@ -166,6 +169,17 @@ def _schema(record: type) -> pa.Schema:
         kind = special.get((record.__name__, f.name)) or plain[str(f.type)]
         columns.append(pa.field(f.name, kind))
     return pa.schema(columns)
+
+
+NAMED = ("scores", "meta")
+"""Fields of a row that hold values by name, written as lists of (name, value)."""
+
+
+def _column(name: str, rows: list[Any]) -> list[Any]:
+    values = [getattr(row, name) for row in rows]
+    if name in NAMED:
+        return [[{"name": key, "value": item} for key, item in sorted(value.items())] for value in values]
+    return [_column_value(value) for value in values]
 
 
 def _column_value(value: Any) -> Any:
@@ -181,8 +195,8 @@ def _column_value(value: Any) -> Any:
 def _record(record: type, values: dict[str, Any]) -> Any:
     if record is Row:
         values["messages"] = tuple(Message(**m) for m in values["messages"])
-        for name in ("scores", "meta"):
-            values[name] = dict(values[name] or ())
+        for name in NAMED:
+            values[name] = {pair["name"]: pair["value"] for pair in values[name] or ()}
         for name in ("parents", "roots", "keys", "context", "candidates", "ranking", "trajectory"):
             values[name] = tuple(values[name] or ())
     return record(**values)
@@ -216,7 +230,7 @@ def write_dataset(folder: Path, record: type, rows: Iterable[Any], *, manifest: 
     schema = _schema(record)
     names = [f.name for f in fields(record)]
     for name, members in _shards(ordered):
-        columns = {n: [_column_value(getattr(row, n)) for row in members] for n in names}
+        columns = {n: _column(n, members) for n in names}
         table = pa.Table.from_pydict(columns, schema=schema)
         pq.write_table(
             table, folder / name, compression="zstd", compression_level=3, row_group_size=ROWS_PER_GROUP, store_schema=False
@@ -238,7 +252,7 @@ def read_dataset(folder: Path, record: type) -> list[Any]:
     rows = [
         _record(record, values)
         for name in sorted(manifest["files"])
-        if name.endswith(".parquet")
+        if name.endswith(".parquet") and "/" not in name  # a folder inside is a data set of its own
         for values in pq.read_table(folder / name).to_pylist()
     ]
     return sorted(rows, key=_sort_key)

@@ -41,6 +41,8 @@ class Elicitor(Kind):
     """
 
     family: ClassVar[str] = "elicitors"
+    asks_once: ClassVar[bool] = False
+    """Whether it yields questions only once a row, so that a forecast of its calls is exact before any answer is there."""
 
     def files(self) -> tuple[str, ...]:
         """Return the project's files it reads (templates): dependencies of the stage."""

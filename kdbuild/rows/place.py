@@ -6,6 +6,8 @@ import configparser
 from functools import cache
 from pathlib import Path
 
+from kdbuild.errors import StageError
+
 
 @cache
 def cache_dir(root: Path) -> Path:
@@ -22,8 +24,13 @@ def cache_dir(root: Path) -> Path:
 def store_dir(root: Path, rows_dir: str | None) -> Path:
     """Return the folder of the row store, made if absent, with a `.gitignore` that keeps it out of git."""
     folder = (root / rows_dir).resolve() if rows_dir else cache_dir(root).parent / "kdbuild"
-    folder.mkdir(parents=True, exist_ok=True)
-    ignore = folder / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="utf-8")
+    except OSError as error:
+        raise StageError(
+            f"the row store's folder {folder} cannot be made: {error.strerror}", hint="`runtime: {rows_dir: ...}` in params.yaml moves it"
+        ) from None
     return folder

@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -199,13 +199,12 @@ class Store:
         # A teacher may think for minutes between two answers: the ones already paid for must not wait in memory for the next.
         while not self._closing.is_set():
             self._filled.wait()
-            if self._closing.wait(self._interval_s):
-                return
             self._filled.clear()
             try:
                 self.flush()
             except StageError as error:
                 self._trouble = error
+            self._closing.wait(self._interval_s)
 
     def forget_failures(self, keys: Iterable[str]) -> int:
         """Remove failures accepted as final, so that they are asked again; return how many there were."""
@@ -286,7 +285,8 @@ class Store:
                 "FROM runs WHERE stage = ? ORDER BY id",
                 (stage,),
             ).fetchall()
-        return [Run(*line[:4], bool(line[4]), *line[5:9]) for line in found]
+        names = [f.name for f in fields(Run)]
+        return [Run(**{**dict(zip(names, line, strict=True)), "finished": bool(line[4])}) for line in found]
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -85,6 +85,11 @@ class Answer:
     """Why there is no answer; None where there is one. A failed ask is not stored as an answer."""
 
 
+def row_key(identity: Mapping[str, Any], ask: Ask) -> str:
+    """Return the row key of a question to the teacher with this `answer_identity`: equal keys have equal answers."""
+    return canonical.digest(["kdbuild-answer/1", identity, ask.material()])
+
+
 class Session(ABC):
     """An opened teacher; holds the GPU, the socket or the process."""
 
@@ -113,13 +118,9 @@ class Teacher(Kind):
         """Return the project's files it reads: dependencies of every stage that asks it."""
         return ()
 
-    def answer_identity(self) -> dict[str, Any]:
-        """Return what of the teacher defines an answer; with the ask's material it makes the row key."""
+    def answer_identity(self, root: Path) -> dict[str, Any]:
+        """Return what of the teacher defines an answer; a file of the project it reads stands here by its content, never by its path."""
         return self.identity()
-
-    def key(self, ask: Ask) -> str:
-        """Return the row key of a question: equal keys have equal answers."""
-        return canonical.digest(["kdbuild-answer/1", self.answer_identity(), ask.material()])
 
     @abstractmethod
     def open(self, root: Path, weights: Path | None) -> AbstractContextManager[Session]:

@@ -1,0 +1,74 @@
+"""Prompt templates: Jinja in a sandbox, from the package or from the project, without includes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from kdbuild.errors import SpecError
+from kdbuild.inside import inside
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A compiled template and the name people know it by."""
+
+    name: str
+    compiled: Template
+
+    def render(self, row: str, values: Mapping[str, Any]) -> str:
+        """Return the text for one row.
+
+        Raises:
+            SpecError: the template uses what the row does not have, or what the sandbox forbids.
+        """
+        try:
+            return self.compiled.render(values)
+        except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+            cause = " ".join(str(error).split()) or type(error).__name__
+            raise SpecError(
+                f"{self.name}{_line_of(error)}: {cause} (row `{row}`)", hint=f"it may use: {', '.join(sorted(values))}"
+            ) from error
+
+
+def shipped(path: Path) -> Prompt:
+    """Return a template of the package."""
+    return _compile(path, path.name, 0)
+
+
+def of_project(root: Path, path: str) -> Prompt:
+    """Return a template of the project.
+
+    Raises:
+        SpecError: it is not inside the project, not there, not UTF-8, or not a template.
+    """
+    found = inside(root, path)
+    return _compile(found, path, found.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _compile(path: Path, name: str, version: int) -> Prompt:
+    """`version` is there so that a file edited in between is compiled again."""
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)  # prompts are text, not HTML: nothing is escaped
+    try:
+        return Prompt(name, environment.from_string(path.read_text(encoding="utf-8")))
+    except TemplateSyntaxError as error:
+        raise SpecError(f"{name}:{error.lineno}: {error.message}", hint="it is not a Jinja template") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{name} cannot be read: {error}", hint="a template is a UTF-8 text file") from error
+
+
+def _line_of(error: BaseException) -> str:
+    """Return `:line` of the template where an error came from."""
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename in ("<template>", "<unknown>"):
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
