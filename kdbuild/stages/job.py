@@ -8,16 +8,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdbuild import canonical, records
+from kdbuild.embedders import Embedder
 from kdbuild.errors import ArtifactError, StageError
-from kdbuild.kinds import knobs
+from kdbuild.kinds import Kind, knobs
 from kdbuild.rows import place
 from kdbuild.spec import layout
 from kdbuild.spec.model import Params, Runtime
-from kdbuild.spec.sections import TeacherUse
+from kdbuild.spec.sections import EmbedderUse, TeacherUse
 from kdbuild.teachers import Teacher
+
+AnyKind = TypeVar("AnyKind", bound=Kind)
 
 
 @dataclass
@@ -105,11 +108,11 @@ class Job:
 
     def teacher(self, use: TeacherUse) -> Teacher:
         """Return the section's teacher with the knobs that params.yaml gives it now."""
-        live = self.params.teachers.get(use.name)
-        if live is None or live.kind != use.teacher.kind:
-            return use.teacher
-        turned = {name: getattr(live, name) for name in knobs(type(live))}
-        return use.teacher.model_copy(update=turned)
+        return _turned(use.teacher, self.params.teachers.get(use.name))
+
+    def embedder(self, use: EmbedderUse) -> Embedder:
+        """Return the section's embedder with the knobs that params.yaml gives it now."""
+        return _turned(use.embedder, self.params.embedder)
 
     def input_digest(self, *paths: str) -> str:
         """Return the digest of the stage's key and of its inputs' manifests: what a checkpoint belongs to."""
@@ -125,6 +128,13 @@ class Job:
     def with_section(self, section: dict[str, Any]) -> Job:
         """Return the same job on another section."""
         return replace(self, section=section)
+
+
+def _turned(kind: AnyKind, live: Kind | None) -> AnyKind:
+    """Return `kind` with the knobs of `live`, where that is of the same kind."""
+    if live is None or live.kind != kind.kind:
+        return kind
+    return kind.model_copy(update={name: getattr(live, name) for name in knobs(type(live))})
 
 
 def _remove(path: Path) -> None:
