@@ -30,7 +30,7 @@ def check_prompt(prompt: str) -> str:
     if not plain or "text" not in fields:
         raise PydanticCustomError(
             "documents_prompt",
-            "a prompt holds `{{text}}`, may hold `{{name}}`, and no other braces",
+            "a prompt holds `{text}`, may hold `{name}`, and no other braces",
             {"hint": "write `{{` and `}}` for braces that are meant as they are"},
         )
     return prompt
