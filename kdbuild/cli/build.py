@@ -1,0 +1,118 @@
+"""`kdbuild build`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kdbuild.cli import project_root
+from kdbuild.errors import KdbuildError, StageError
+
+if TYPE_CHECKING:
+    from kdbuild.compile.project import Project
+    from kdbuild.plan.whole import Plan
+
+
+@click.command("build", help="Compile, show the plan, and build what is stale.")
+@click.argument("specs", metavar="[SPEC]...", nargs=-1)
+@click.option("--yes", is_flag=True, help="Do not ask before a teacher that costs money is called.")
+def command(*, specs: tuple[str, ...], yes: bool) -> None:
+    """Build the named specs, or all."""
+    from kdbuild.plan import state
+
+    root, names = project_root(), sorted({Path(one).name.removesuffix(".yaml") for one in specs})
+    num_stages = state.nothing_to_do(root, names)
+    if num_stages is not None:
+        click.echo(f"nothing to do: {num_stages} stages fresh")
+        return
+    _build(root, names, yes=yes)
+
+
+def _build(root: Path, names: Sequence[str], *, yes: bool) -> None:
+    from kdbuild.compile import project, write
+    from kdbuild.plan import text, whole
+
+    whole.require_dvc(root)
+    found = project.load(root)
+    whole.closure(found.stages, names)  # a misspelt name writes nothing
+    for path in write.write(found):
+        click.echo(f"wrote {path}")
+    plan = whole.make(root, found, names, exact=True)
+    click.echo("\n".join(text.lines(plan)))
+    if not plan.is_fresh:
+        _ask_about_money(plan, yes=yes)
+        sys.stdout.flush()
+        code = _repro(root, [one.stage.name for one in plan.planned] if names else [])
+        plan = _built(root, found, names, code)
+    _remember(root, names, plan)
+
+
+def _ask_about_money(plan: Plan, *, yes: bool) -> None:
+    from kdbuild.plan.asks import Bound
+
+    paid = [asks for asks in plan.asks if asks.priced and (asks.num_calls or asks.bound is Bound.UNKNOWN)]
+    if not paid or yes:
+        return
+    known = all(asks.bound is not Bound.UNKNOWN for asks in paid)
+    teachers = ", ".join(sorted({asks.teacher for asks in paid}))
+    what = f"about ${sum(asks.usd for asks in paid):.2f}" if known else "an amount that is not known yet"
+    if not sys.stdin.isatty():
+        raise StageError(f"this build asks {teachers} for {what}, and nobody is here to agree", hint="pass --yes to spend it")
+    if not click.confirm(f"Ask {teachers} for {what}?", default=False):
+        raise StageError("stopped before the first paid call; nothing was spent")
+
+
+def _repro(root: Path, targets: Sequence[str]) -> int:
+    """Run `dvc repro`; what it prints goes where this prints, and it ends by itself when interrupted, before this does."""
+    tools = str(Path(sys.executable).parent)
+    env = {**os.environ, "PATH": os.pathsep.join(filter(None, [tools, os.environ.get("PATH")]))}
+    arguments = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *targets]
+    process = subprocess.Popen(arguments, cwd=root, env=env)
+    kept = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT,)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        kept[number] = signal.signal(number, lambda given, _: process.send_signal(given))
+    try:
+        return process.wait()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+def _built(root: Path, found: Project, names: Sequence[str], code: int) -> Plan:
+    """Return the plan after a build.
+
+    Raises:
+        StageError: the build failed; names the stage.
+    """
+    from kdbuild.plan import whole
+    from kdbuild.plan.planner import Status
+
+    try:
+        plan = whole.make(root, found, names)
+    except KdbuildError:
+        if code == 0:
+            raise
+        raise StageError(f"the build stopped: dvc ended with {code}", hint="the reason is above; then `kdbuild doctor`") from None
+    if code == 0:
+        return plan
+    waiting = next((one.stage.name for one in plan.planned if one.status in (Status.STALE, Status.RESTORABLE)), None)
+    if waiting is None:
+        raise StageError(f"the build stopped: dvc ended with {code}", hint="the reason is above")
+    raise StageError(f"stage {waiting} failed", hint="the reason is above; what earlier stages built is kept, and so is every answer")
+
+
+def _remember(root: Path, names: Sequence[str], plan: Plan) -> None:
+    from kdbuild.plan import state
+
+    if plan.is_fresh:
+        state.remember(root, names, plan.watched, len(plan.planned))
+    else:
+        state.forget(root)
+        click.echo("something changed while it was built: build again", err=True)

@@ -1,0 +1,82 @@
+"""The plan for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kdbuild.plan.asks import Asks, Bound
+from kdbuild.plan.causes import Reason
+from kdbuild.plan.planner import Planned, Status
+from kdbuild.plan.whole import Plan
+
+_MAX_CAUSES = 6
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """Yield the plan line by line, the totals last."""
+    shown = plan.of(Status.STALE, Status.MAYBE, Status.RESTORABLE)
+    asks = {one.stage: one for one in plan.asks}
+    width = max((len(one.stage.name) for one in shown), default=0)
+    for one in shown:
+        yield f"{one.stage.name:<{width}}  {one.status.value}"
+        yield from (f"    {line}" for line in _causes(one))
+        if one.stage.name in asks:
+            yield f"    {_asked(asks[one.stage.name])}"
+    if shown:
+        yield ""
+    yield from _compiling(plan)
+    fresh = len(plan.of(Status.FRESH))
+    if fresh:
+        yield f"{_number(fresh, 'stage')} fresh"
+    yield totals(plan)
+
+
+def totals(plan: Plan) -> str:
+    """Return the last line: stages, calls, tokens, money."""
+    stale, maybe, restorable = (len(plan.of(status)) for status in (Status.STALE, Status.MAYBE, Status.RESTORABLE))
+    if plan.is_fresh:
+        return "nothing to do"
+    extra = [f"{maybe} that may"] if maybe else []
+    extra += [f"{restorable} restored from the cache"] if restorable else []
+    stages = f"{_number(stale, 'stage')} to run" + "".join(f", {part}" for part in extra)
+    return f"{stages}; {_calls(plan.num_calls, plan.bound)}{_cost(plan)}"
+
+
+def _cost(plan: Plan) -> str:
+    if not plan.num_calls:
+        return ""
+    tokens = sum(one.prompt_tokens + one.answer_tokens for one in plan.asks)
+    return f" (about {tokens:,} tokens, ${sum(one.usd for one in plan.asks):.2f})"
+
+
+def _calls(num_calls: int, bound: Bound) -> str:
+    if bound is Bound.UNKNOWN:
+        return f"teacher calls not known before its rows are there{f', {num_calls} known so far' if num_calls else ''}"
+    return f"{'' if bound is Bound.EXACT else f'{bound.value} '}{_number(num_calls, 'teacher call')}"
+
+
+def _asked(asks: Asks) -> str:
+    calls = f"asks {asks.teacher}: {_calls(asks.num_calls, asks.bound)}"
+    if asks.rows is None:
+        return calls
+    rows = asks.rows
+    return f"{calls}; rows: {rows.new} new, {rows.changed} changed, {rows.removed} removed, {rows.reused} reused"
+
+
+def _causes(one: Planned) -> Iterator[str]:
+    yield from (cause.text() for cause in one.causes[:_MAX_CAUSES])
+    if len(one.causes) > _MAX_CAUSES:
+        yield f"and {len(one.causes) - _MAX_CAUSES} more (--json shows all)"
+
+
+def _compiling(plan: Plan) -> Iterator[str]:
+    compiling = [one for one in plan.planned if one.stage.compiles and one.status is not Status.FRESH]
+    if compiling:
+        because = sorted({cause.subject for one in compiling for cause in one.causes if cause.reason is Reason.INPUT})
+        yield f"compile: {', '.join(one.stage.name for one in compiling)}" + (f" ({', '.join(because)} changed)" if because else "")
+    if plan.rewrites:
+        yield f"to be written by `kdbuild build` or `kdbuild compile`: {', '.join(plan.rewrites)}"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

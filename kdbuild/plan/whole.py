@@ -1,0 +1,179 @@
+"""The plan of a project: every stage's status and causes, and what would be asked of teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbuild.compile import write
+from kdbuild.compile.project import Project
+from kdbuild.compile.stages import Stage
+from kdbuild.errors import SpecError, StageError
+from kdbuild.kinds import nearest
+from kdbuild.plan import lockfile, state
+from kdbuild.plan.asks import Asks, Bound, Forecaster
+from kdbuild.plan.causes import Reason
+from kdbuild.plan.hashes import Hashes
+from kdbuild.plan.planner import Planned, Planner, Status, in_order, makers_of, upstream_of
+from kdbuild.plan.runcache import RunCache
+from kdbuild.rows import place
+
+SCHEMA = "kdbuild-plan/1"
+"""Raised when a field of the JSON changes its meaning or goes away."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build would do."""
+
+    planned: tuple[Planned, ...]
+    """Inputs before what reads them."""
+    asks: tuple[Asks, ...]
+    rewrites: tuple[str, ...]
+    """Generated files that are not what the specs ask for now."""
+    watched: tuple[str, ...]
+    """Every file and directory the plan depends on."""
+
+    def of(self, *statuses: Status) -> list[Planned]:
+        """Return the stages of these statuses, compile stages aside."""
+        return [one for one in self.planned if one.status in statuses and not one.stage.compiles]
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.rewrites and all(one.status is Status.FRESH for one in self.planned)
+
+    @property
+    def num_calls(self) -> int:
+        """Teacher calls, as far as known."""
+        return sum(asks.num_calls for asks in self.asks)
+
+    @property
+    def bound(self) -> Bound:
+        """How sure the number of calls is: as sure as its least sure part."""
+        bounds = {asks.bound for asks in self.asks}
+        if Bound.UNKNOWN in bounds or {Bound.AT_LEAST, Bound.UP_TO} <= bounds:
+            return Bound.UNKNOWN
+        return next((bound for bound in (Bound.AT_LEAST, Bound.UP_TO) if bound in bounds), Bound.EXACT)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        asks = {one.stage: asdict(one) for one in self.asks}
+        return {
+            "schema": SCHEMA,
+            "fresh": self.is_fresh,
+            "rewrites": list(self.rewrites),
+            "stages": [_as_json(one, asks.get(one.stage.name)) for one in self.planned],
+            "totals": {
+                **{status.value: sum(one.status is status for one in self.planned) for status in Status},
+                "num_calls": self.num_calls,
+                "bound": self.bound.value,
+                "prompt_tokens": sum(one.prompt_tokens for one in self.asks),
+                "answer_tokens": sum(one.answer_tokens for one in self.asks),
+                "cost_usd": sum(one.usd for one in self.asks),
+            },
+        }
+
+
+def _as_json(one: Planned, asks: dict[str, Any] | None) -> dict[str, Any]:
+    stage = one.stage
+    return {
+        "name": stage.name,
+        "spec": stage.spec,
+        "phase": stage.phase,
+        "step": stage.step,
+        "status": one.status.value,
+        "causes": [{**asdict(cause), "text": cause.text()} for cause in one.causes],
+        "asks": asks,
+    }
+
+
+def require_dvc(root: Path) -> None:
+    """Raise StageError where there is no DVC project."""
+    if not (root / ".dvc").is_dir():
+        raise StageError(f"{root} is not a DVC project", hint="`kdbuild init` starts one, also in a folder that has specs already")
+
+
+def make(root: Path, project: Project, specs: Sequence[str] = (), *, exact: bool = False) -> Plan:
+    """Return the plan of the project, or of the named specs and what they need.
+
+    Args:
+        root: the project's folder.
+        project: its specs, compiled in memory.
+        specs: names; none: all.
+        exact: count the rows of data sets too, which imports pyarrow.
+
+    Raises:
+        EditedByHand: dvc.yaml is not what kdbuild wrote.
+        StageError: dvc.lock is torn, or this is no DVC project.
+        SpecError: there is no spec of a name given.
+    """
+    require_dvc(root)
+    write.refuse_edited(root)
+    texts = write.generated(project)
+    lock, cache = lockfile.read(root), RunCache(place.cache_dir(root))
+    hashes = Hashes(root, state.folder(root) / "hashes.json")
+    stages = closure(project.stages, specs)
+    planned = tuple(Planner(stages, lock, hashes, cache, texts).plan())
+    hashes.save()
+    rewrites = tuple(path for path, text in texts.items() if _read(root / path) != text)
+    asks = tuple(_forecasts(root, project, planned, set(lock), exact))
+    return Plan(planned, asks, rewrites, tuple(_watched(root, stages, lock, cache)))
+
+
+def closure(stages: Sequence[Stage], specs: Iterable[str]) -> list[Stage]:
+    """Return the stages of the named specs and those they need; all where no spec is named."""
+    wanted = set(specs)
+    if not wanted:
+        return list(stages)
+    known = sorted({stage.spec for stage in stages} - {"kdbuild"})
+    for name in sorted(wanted - set(known)):
+        near = nearest(name, known)
+        raise SpecError(f"there is no spec named `{name}`", hint=f"did you mean `{near}`?" if near else f"specs: {', '.join(known)}")
+    makers = makers_of(stages)
+    found = {stage.name: stage for stage in stages if stage.spec in wanted}
+    waiting = list(found.values())
+    while waiting:
+        for stage in upstream_of(waiting.pop(), makers):
+            if stage.name not in found:
+                found[stage.name] = stage
+                waiting.append(stage)
+    return in_order(list(found.values()), makers)
+
+
+def _forecasts(root: Path, project: Project, planned: Sequence[Planned], built: set[str], exact: bool) -> Iterable[Asks]:
+    to_ask = [one for one in planned if one.stage.step == "elicit" and one.status in (Status.STALE, Status.MAYBE)]
+    if not to_ask:
+        return
+    folder = place.store_dir(root, project.params.runtime.rows_dir)
+    prices = {name: teacher.price for name, teacher in project.params.teachers.items()}
+    forecaster = Forecaster(root, folder, prices, project.stages)
+    for one in to_ask:
+        may_change = any(cause.reason is Reason.UPSTREAM for cause in one.causes)
+        asks = forecaster.of(one.stage, built_before=one.stage.name in built, rows_may_change=may_change, exact=exact)
+        if asks is not None:
+            yield asks
+
+
+def _watched(root: Path, stages: Sequence[Stage], lock: dict[str, lockfile.Entry], cache: RunCache) -> Iterable[str]:
+    """Yield what a later build looks at to tell that nothing changed: sources, generated files, outputs and their cache objects."""
+    yield from ("specs", "params.yaml", "dvc.yaml", "dvc.lock", ".dvcignore", ".dvc/config", ".dvc/config.local")
+    for stage in stages:
+        yield from (path for _, path in stage.deps)
+        yield from (*stage.outs, *stage.metrics, *stage.persistent)
+        yield from [stage.params_file] if stage.params_file else []
+        entry = lock.get(stage.name)
+        for path in stage.outs if entry else ():
+            try:
+                yield from (str(file) for file in cache.objects(entry.outs[path] if entry else ""))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
