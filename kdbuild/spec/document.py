@@ -144,14 +144,14 @@ def _syntax(error: Exception, lines: list[str]) -> Problem:
     if "mapping values" in problem:
         hint = "indent it like the line above, or quote the text if it holds `: `"
         return Problem((), "a `:` is not possible here", hint=hint, line=line)
+    at = opened.line if opened else mark.line if mark else 0
+    if "':'" in problem and re.search(r"[\[{].*[^\s:]:[^\s]", lines[at]):
+        return Problem((), "text that holds `:` needs quotes between braces or brackets", hint='write it as "..."', line=at + 1)
     if "expected ':'" in problem and opened:
         return Problem((), "expected `key: value`", line=opened.line + 1)
     if "cannot start any token" in problem:
         character = text[mark.column : mark.column + 1] if mark else ""
         return Problem((), f"a value cannot begin with `{character}`", hint="put quotes around it", line=line)
-    if "unexpected ':'" in problem:
-        hint = "put quotes around text that holds `:` between `[` and `]` or `{` and `}`"
-        return Problem((), "a `:` is not possible here", hint=hint, line=line)
     if "undefined alias" in problem:
         return Problem((), "this alias (`*name`) has no anchor (`&name`) before it", line=line)
     if "expected <block end>" in problem or "block" in context:
@@ -175,7 +175,8 @@ def _unclosed(lines: list[str], mark: Any, opened: Any) -> Problem:
         return Problem((), f"the `{lines[number][column]}` that opens on this line is never closed", line=number + 1)
     where = f"; line {mark.line + 1} cannot be part of it" if mark and mark.line != at.line else ""
     if mark and mark.line == at.line:
-        return Problem((), f"expected `,` or the end of what `{text[column]}` opens", line=at.line + 1)
+        hint = "put quotes around text that holds brackets, braces or commas"
+        return Problem((), f"expected `,` or the end of what `{text[column]}` opens", hint=hint, line=at.line + 1)
     return Problem((), f"the `{text[column]}` that opens on this line is not closed{where}", line=at.line + 1)
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 
 from pydantic_core import PydanticCustomError
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-RESERVED = frozenset(
-    {"seeds", "previous", "teacher", "student", "models", "kdbuild", "init", "evaluate", "report", "compile", "embedder"}
-)
+RESERVED = frozenset({"seeds", "previous", "teacher", "student", "models", "kdbuild", "init", "evaluate", "report", "compile", "embedder"})
 """Words that are steps, folders or roles."""
 
 
 def check_name(name: str) -> str:
     """Return `name` if it is lower-case words joined by `-`."""
     if not NAME.fullmatch(name):
-        raise PydanticCustomError("name", "`{given}` is not a name: lower-case letters and digits, words joined by `-`", {"given": name})
+        plain = "-".join(re.findall("[a-z0-9]+", name.lower()))
+        context = {"given": name, "hint": f"call it `{plain}`"} if plain else {"given": name}
+        raise PydanticCustomError("name", "`{given}` is not a name: lower-case letters and digits, words joined by `-`", context)
     return name
 
 
@@ -24,10 +25,10 @@ def check_phase_name(name: str) -> str:
     """Return `name` if a phase may be called so."""
     check_name(name)
     if name in RESERVED:
-        raise PydanticCustomError("name_reserved", "`{given}` is a reserved word", {"given": name})
+        raise _reserved(name, RESERVED)
     if re.search(r"-\d+$", name):
         raise PydanticCustomError(
-            "name_number", "`{given}` ends in a number, which is kept for repeated phases", {"given": name}
+            "name_number", "`{given}` ends in a number, which is kept for repeated phases", {"given": name, "hint": "end it in a word"}
         )
     return name
 
@@ -36,7 +37,7 @@ def check_teacher_name(name: str) -> str:
     """Return `name` if a teacher may be called so."""
     check_name(name)
     if name in RESERVED:
-        raise PydanticCustomError("name_reserved", "`{given}` is a reserved word", {"given": name})
+        raise _reserved(name, RESERVED)
     return name
 
 
@@ -44,5 +45,10 @@ def check_spec_name(name: str) -> str:
     """Return `name` if a spec may be called so: it is a folder of artifacts/ and the start of its stages' names."""
     check_name(name)
     if name in {"models", "kdbuild"}:
-        raise PydanticCustomError("name_reserved", "`{given}` is a reserved word", {"given": name})
+        raise _reserved(name, {"models", "kdbuild"})
     return name
+
+
+def _reserved(name: str, words: Set[str]) -> PydanticCustomError:
+    context = {"given": name, "hint": f"reserved are {', '.join(sorted(words))}"}
+    return PydanticCustomError("name_reserved", "`{given}` is a reserved word", context)

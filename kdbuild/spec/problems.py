@@ -39,7 +39,7 @@ def dotted(at: At) -> str:
     """Return a path as people write it: `phases.sft.elicit[0].max_new_tokens`."""
     text = ""
     for step in at:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}"
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if re.fullmatch(r"[\w-]+", step) else f'."{step}"'
     return text.removeprefix(".")
 
 

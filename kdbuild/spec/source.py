@@ -71,7 +71,7 @@ def check_file_name(path: Path) -> Problem | None:
     try:
         check_spec_name(path.stem)
     except ValueError as error:
-        return Problem((), str(error), hint="the file's name is the spec's name, and part of the names of its stages: rename the file")
+        return Problem((), str(error), hint="rename the file: its name is the spec's name, and part of the names of its stages")
     return None
 
 

@@ -1,0 +1,118 @@
+"""The one table of what an edit makes stale: each field of a spec, of params.yaml and of every kind, and the steps whose key it is in.
+
+Fields are dotted paths with `*` for a name or a position: `phases.*.train.learning_rate`. A step listed here runs again; what follows it
+runs again only if its output changed, which is DVC's to find. A knob (`kdbuild.kinds.Knob`) is in no key, at any depth.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from kdbuild.kinds import Knob, OneOf, available, load
+from kdbuild.spec.model import Params, Spec
+
+Steps = frozenset[str]
+
+
+def _steps(text: str) -> Steps:
+    return frozenset(text.split())
+
+
+SPEC: dict[str, Steps] = {
+    "target": _steps("report"),
+    "teacher": _steps("init elicit train evaluate report"),
+    "student": _steps("init report"),
+    "seeds": _steps("seeds elicit"),
+    "held_out_frac": _steps("select"),
+    "accept_failed_frac": _steps("elicit"),
+    # Adding, removing or renaming a phase is a change of shape: `kdbuild compile` writes other stages.
+    "phases.*.on": _steps("elicit"),
+    "phases.*.elicit": _steps("elicit"),
+    "phases.*.select": _steps("select"),
+    "phases.*.data": _steps("train evaluate"),
+    "phases.*.objective": _steps("train"),
+    "phases.*.adaptation": _steps("train"),
+    "phases.*.from": _steps("train"),
+    "phases.*.train": _steps("train"),
+    "evaluate": _steps("evaluate"),
+}
+"""Field of a spec to steps; a field below one that is listed belongs to it."""
+
+PARAMS: dict[str, Steps] = {
+    "teachers.*": _steps("init elicit train evaluate report model"),
+    "embedder": _steps("select model"),
+    "defaults.held_out_frac": SPEC["held_out_frac"],
+    "defaults.accept_failed_frac": SPEC["accept_failed_frac"],
+    "defaults.train": SPEC["phases.*.train"],
+}
+"""The same for params.yaml."""
+
+NONE: Steps = frozenset()
+
+
+def table() -> dict[str, Steps]:
+    """Return every field of a spec and (below `params.`) of params.yaml, each with the steps it makes stale; knobs have none."""
+    found = {}
+    for prefix, model, rules in (("", Spec, SPEC), ("params.", Params, PARAMS)):
+        for path, knob in fields(model):
+            found[prefix + path] = NONE if knob else _of(path, rules)
+    return found
+
+
+def steps_of(path: str) -> Steps:
+    """Return the steps that one field makes stale.
+
+    Raises:
+        KeyError: there is no such field.
+    """
+    return table()[path]
+
+
+def _of(path: str, rules: dict[str, Steps]) -> Steps:
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        if (steps := rules.get(".".join(parts[:length]))) is not None:
+            return steps
+    raise KeyError(f"spec/identity.py does not say what {path} makes stale")
+
+
+def fields(model: type[BaseModel], at: str = "", *, knob: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield (dotted path, whether it is a knob) of every field that holds a plain value, kinds' fields among them."""
+    for name, field in model.model_fields.items():
+        path = f"{at}{field.alias or name}"
+        turns = knob or any(isinstance(mark, Knob) for mark in field.metadata)
+        yield from _below(field.annotation, tuple(field.metadata), path, knob=turns)
+
+
+def _below(annotation: Any, marks: tuple[Any, ...], path: str, *, knob: bool) -> Iterator[tuple[str, bool]]:
+    while hasattr(annotation, "__metadata__"):
+        annotation, marks = annotation.__origin__, (*marks, *annotation.__metadata__)
+    family = next((mark.family for mark in marks if isinstance(mark, OneOf)), None)
+    if family:
+        yield path + ".kind", knob
+        for kind in available(family):
+            yield from ((p, k) for p, k in fields(load(family, kind), f"{path}.", knob=knob) if not p.endswith(f"{path}.kind"))
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from fields(annotation, f"{path}.", knob=knob)
+    elif get_origin(annotation) in (Union, types.UnionType):
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        for member in members:
+            yield from _below(member, (), path, knob=knob)
+    elif get_origin(annotation) in (list, tuple, dict) and _holds_models(annotation):
+        yield from _below(get_args(annotation)[-1], (), f"{path}.*", knob=knob)
+    else:
+        yield path, knob
+
+
+def _holds_models(annotation: Any) -> bool:
+    """Whether a container holds something with fields of its own; a list of plain values is one field."""
+    item = get_args(annotation)[-1]
+    while hasattr(item, "__metadata__"):
+        if any(isinstance(mark, OneOf) for mark in item.__metadata__):
+            return True
+        item = item.__origin__
+    return isinstance(item, type) and issubclass(item, BaseModel)
