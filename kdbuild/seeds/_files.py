@@ -39,7 +39,7 @@ def read_records(path: Path, name: str) -> Iterator[tuple[Place, Record]]:
 
 def shorten(text: str, max_chars: int = 100) -> str:
     """Return text for one line of an error."""
-    shown = text.strip().encode("unicode_escape" if not text.isprintable() else "utf-8", "backslashreplace").decode("utf-8")
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.strip()[: max_chars + 1])
     return shown if len(shown) <= max_chars else shown[: max_chars - 1] + "…"
 
 
