@@ -1,0 +1,210 @@
+"""The select stage on data sets on disk."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdbuild import canonical, kinds, records
+from kdbuild.errors import ArtifactError, StageError
+from kdbuild.records import Dropped, Message, Row
+from kdbuild.spec.model import Params
+from kdbuild.stages import select
+from kdbuild.stages.job import Job
+
+FAKE = {"embedder": {"kind": "fake"}, "weights": None}
+EXACT = {"kind": "exact-dedup"}
+SEMANTIC = {"kind": "semantic-dedup", "max_cosine": 0.9}
+
+
+def row(id: str, prompt: str, answer: str | None = "yes", **more: Any) -> Row:
+    asked = Message("user", prompt)
+    return Row(id, (asked,) if answer is None else (asked, Message("assistant", answer, train=True)), keys=("k" * 64,), **more)
+
+
+def corpus() -> list[Row]:
+    """Return 60 rows, a third of which repeat another's text and a third nearly so."""
+    rng = random.Random(7)
+    texts = [" ".join(f"w{rng.randrange(400)}" for _ in range(12)) for _ in range(20)]
+    rows = [row(f"seed-{i:02d}", text, f"answer {i}") for i, text in enumerate(texts)]
+    rows += [row(f"same-{i:02d}", text.upper(), f"answer {i}") for i, text in enumerate(texts)]
+    return rows + [row(f"near-{i:02d}", f"{text} please", f"answer {i}") for i, text in enumerate(texts)]
+
+
+def stage(
+    root: Path,
+    rows: Sequence[Row],
+    selectors: list[dict[str, Any]],
+    *,
+    rejected: Sequence[Dropped] = (),
+    held_out_frac: float = 0.2,
+    embedder: dict[str, Any] | None = FAKE,
+    params: Params | None = None,
+) -> Path:
+    """Write `elicited/`, run the stage, and return the phase's folder."""
+    phase = root / "artifacts/s/p"
+    elicited = phase / "elicited"
+    if not elicited.exists():
+        elicited.mkdir(parents=True)
+        if rejected:
+            (elicited / records.REJECTED).mkdir()
+            records.write_dataset(elicited / records.REJECTED, Dropped, rejected)
+        records.write_dataset(elicited, Row, rows)
+    section = {
+        "_key": "0" * 64,
+        "rows": "artifacts/s/p/elicited",
+        "selectors": [kinds.parse("selectors", selector).identity() for selector in selectors],
+        "embedder": embedder,
+        "held_out_frac": held_out_frac,
+    }
+    job = Job(root, "s", "select", "p", section, params or Params())
+    select.run(job)
+    job.finish()
+    return phase
+
+
+def outputs(phase: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(phase)): path.read_bytes()
+        for path in sorted(phase.rglob("*"))
+        if path.is_file() and "elicited" not in path.parts
+    }
+
+
+def selected(phase: Path) -> list[Row]:
+    return records.read_dataset(phase / "selected", Row)
+
+
+def dropped(phase: Path) -> list[Dropped]:
+    return records.read_dataset(phase / "dropped", Dropped)
+
+
+def test_every_row_comes_out_once_with_its_reason(tmp_path: Path) -> None:
+    given = corpus()
+    phase = stage(tmp_path, given, [EXACT, SEMANTIC])
+    kept, gone = selected(phase), dropped(phase)
+    assert sorted([r.id for r in kept] + [d.id for d in gone]) == sorted(r.id for r in given)
+    texts = {r.id: f"user: {r.messages[0].content}\n\nassistant: {r.messages[1].content}" for r in given}
+    assert all(d.text == texts[d.id] for d in gone)
+    facts = json.loads((phase / "select.json").read_text(encoding="utf-8"))
+    assert facts["num_rows"] == 60
+    assert facts["num_held_out"] == sum(r.held_out for r in kept)
+    assert facts["num_kept"] == sum(not r.held_out for r in kept)
+    assert facts["num_dropped"] == {
+        kind: {reason: sum(d.by == kind and d.reason == reason for d in gone) for reason in {d.reason for d in gone if d.by == kind}}
+        for kind in {d.by for d in gone}
+    }
+    assert set(facts["num_dropped"]) == {"exact-dedup", "semantic-dedup"}
+
+
+def test_a_selector_sees_what_the_one_before_kept(tmp_path: Path) -> None:
+    rows = [row("a", "one two"), row("b", "one two"), row("c", "ONE two")]
+    phase = stage(tmp_path, rows, [EXACT, SEMANTIC], held_out_frac=0)
+    assert [(d.id, d.by, d.because_of) for d in dropped(phase)] == [("b", "exact-dedup", "a"), ("c", "exact-dedup", "a")]
+
+
+def test_held_out_rows_are_those_of_the_seed_and_pass_untouched(tmp_path: Path) -> None:
+    given = [row(f"r{i:03d}", "all the same", "text", roots=(f"seed-{i % 10}",)) for i in range(100)]
+    phase = stage(tmp_path, given, [EXACT, SEMANTIC], held_out_frac=0.3)
+    expected = {r.id for r in given if canonical.fraction("held-out", r.roots[0]) < 0.3}
+    kept = selected(phase)
+    assert {r.id for r in kept if r.held_out} == expected
+    assert 0 < len(expected) < 100
+    assert [r.id for r in kept if not r.held_out] == [min(r.id for r in given if r.id not in expected)]
+    assert not expected & {d.id for d in dropped(phase)}
+    assert not expected & {d.because_of for d in dropped(phase)}
+    by_id = {r.id: r for r in given}
+    assert all(replace(r, held_out=False, keys=by_id[r.id].keys) == by_id[r.id] for r in kept)
+
+
+def test_rejected_and_unanswered_rows_go_from_both_sides(tmp_path: Path) -> None:
+    rejected = [Dropped("r1", "label", "cut short", text="user: x")]
+    given = [row("a", "one"), row("b", "two", None), row("c", "three", "  \n"), *(row(f"d{i}", f"q{i}", None) for i in range(30))]
+    phase = stage(tmp_path, given, [], rejected=rejected, held_out_frac=0.5 if canonical.fraction("held-out", "a") >= 0.5 else 0.0)
+    assert [r.id for r in selected(phase)] == ["a"]
+    assert len(dropped(phase)) == 33
+    assert rejected[0] in dropped(phase)
+    facts = json.loads((phase / "select.json").read_text(encoding="utf-8"))
+    assert facts["num_dropped"] == {"label": {"cut short": 1}, "select": {"no answer": 32}}
+    assert facts["num_rows"] == 34
+
+
+def test_prompts_alone_can_be_selected(tmp_path: Path) -> None:
+    phase = stage(tmp_path, [row("a", "one", None), row("b", "ONE", None), row("c", "two", None)], [EXACT], held_out_frac=0)
+    assert [r.id for r in selected(phase)] == ["a", "c"]
+
+
+def test_order_and_keys_of_the_input_change_nothing(tmp_path: Path) -> None:
+    given = corpus()
+    first = outputs(stage(tmp_path / "one", given, [EXACT, SEMANTIC]))
+    shuffled = [replace(r, keys=("z" * 64, "y" * 64)) for r in given]
+    random.Random(1).shuffle(shuffled)
+    assert outputs(stage(tmp_path / "two", shuffled, [EXACT, SEMANTIC])) == first
+    assert outputs(stage(tmp_path / "two", shuffled, [EXACT, SEMANTIC])) == first
+
+
+def test_a_limit_that_drops_the_same_rows_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = outputs(stage(tmp_path, corpus(), [SEMANTIC]))
+    assert outputs(stage(tmp_path, [], [{**SEMANTIC, "max_cosine": 0.91}])) == first
+    assert outputs(stage(tmp_path, [], [{**SEMANTIC, "max_cosine": 0.999}])) != first
+
+
+def test_selected_depends_on_the_kept_rows_alone(tmp_path: Path) -> None:
+    """Early cut-off: other selectors, the same rows, the same bytes of `selected/`."""
+    given = [row("a", "one two three"), row("b", "one two three")]
+    exact = outputs(stage(tmp_path, given, [EXACT], held_out_frac=0))
+    semantic = outputs(stage(tmp_path, given, [SEMANTIC], held_out_frac=0))
+    assert {k: v for k, v in exact.items() if k.startswith("selected")} == {k: v for k, v in semantic.items() if k.startswith("selected")}
+    assert exact != semantic
+    manifest = json.loads((tmp_path / "artifacts/s/p/selected/manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest) == {"files", "num_rows", "record"}
+
+
+def test_knobs_of_the_embedder_come_from_params(tmp_path: Path) -> None:
+    kind = {"kind": "sentence-transformers", "model": "path:models/tiny"}
+    use = {"embedder": kind, "weights": "models/tiny"}
+    params = Params.model_validate({"embedder": {**kind, "batch_tokens": 7, "device": "cpu"}})
+    job = Job(tmp_path, "s", "select", "p", {}, params)
+    turned: Any = job.embedder(select.EmbedderUse.model_validate(use))
+    assert (turned.batch_tokens, turned.device) == (7, "cpu")
+    other = Job(tmp_path, "s", "select", "p", {}, Params.model_validate({"embedder": {"kind": "fake"}}))
+    assert other.embedder(select.EmbedderUse.model_validate(use)) == kinds.parse("embedders", kind)
+
+
+@pytest.mark.parametrize(
+    ("rows", "held_out_frac", "sentence"),
+    [
+        ([], 0.2, "no training row is left of 0"),
+        ([row(f"r{i}", f"q{i}") for i in range(5)], 0.999999, "no training row is left of 5: 5 held out"),
+    ],
+)
+def test_nothing_left_is_an_error(tmp_path: Path, rows: list[Row], held_out_frac: float, sentence: str) -> None:
+    with pytest.raises(StageError, match=sentence) as caught:
+        stage(tmp_path, rows, [EXACT], held_out_frac=held_out_frac)
+    assert caught.value.hint
+    assert not (tmp_path / "artifacts/s/p/selected").exists()
+
+
+def test_the_reasons_are_told_where_nothing_is_left(tmp_path: Path) -> None:
+    rejected = [Dropped("r1", "label", "answer is not JSON"), Dropped("r2", "label", "answer is not JSON")]
+    with pytest.raises(StageError, match="left of 2: 0 held out; 2 by label: answer is not JSON"):
+        stage(tmp_path, [], [], rejected=rejected)
+
+
+def test_a_missing_embedder_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no embedder"):
+        stage(tmp_path, corpus(), [SEMANTIC], embedder=None)
+
+
+def test_a_torn_input_is_refused(tmp_path: Path) -> None:
+    phase = stage(tmp_path, corpus(), [EXACT])
+    shard = phase / "elicited/part-0.parquet"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(ArtifactError, match="part-0.parquet"):
+        stage(tmp_path, [], [EXACT])
