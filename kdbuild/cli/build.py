@@ -56,13 +56,14 @@ def _build(root: Path, names: Sequence[str], *, yes: bool) -> None:
 
 def _ask_about_money(plan: Plan, *, yes: bool) -> None:
     from kdbuild.plan.asks import Bound
+    from kdbuild.plan.text import money
 
     paid = [asks for asks in plan.asks if asks.priced and (asks.num_calls or asks.bound is Bound.UNKNOWN)]
     if not paid or yes:
         return
     known = all(asks.bound is not Bound.UNKNOWN for asks in paid)
     teachers = ", ".join(sorted({asks.teacher for asks in paid}))
-    what = f"about ${sum(asks.usd for asks in paid):.2f}" if known else "an amount that is not known yet"
+    what = f"about {money(sum(asks.usd for asks in paid))}" if known else "an amount that is not known yet"
     if not sys.stdin.isatty():
         raise StageError(f"this build asks {teachers} for {what}, and nobody is here to agree", hint="pass --yes to spend it")
     if not click.confirm(f"Ask {teachers} for {what}?", default=False):

@@ -47,7 +47,7 @@ class Cause:
             Reason.PARAM: f"{self.subject}: {_shown(self.old)} -> {_shown(self.new)}",
             Reason.CODE: f"code changed: {self.subject}",
             Reason.INPUT: f"input {self.subject} {_change(self.old, self.new)}",
-            Reason.UPSTREAM: f"upstream {self.subject} runs first",
+            Reason.UPSTREAM: f"reads what {self.subject} may change",
             Reason.OUTPUT: f"output {self.subject} {_change(self.old, self.new)}",
         }[self.reason]
         return f"{line} ({self.note})" if self.note else line

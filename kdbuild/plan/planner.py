@@ -38,7 +38,9 @@ class Planned:
 
     stage: Stage
     status: Status
-    causes: tuple[Cause, ...] = ()
+    causes: tuple[Cause, ...]
+    outs: Mapping[str, str | None]
+    """Hash of each output after the build; None where that is not known."""
 
 
 @dataclass
@@ -63,32 +65,32 @@ class Planner:
         return [self._decide(stage) for stage in in_order(self.stages, self._makers)]
 
     def _decide(self, stage: Stage) -> Planned:
-        planned, outs = self._judged(stage)
+        planned = self._judged(stage)
         self._planned[stage.name] = planned
-        self._after.update(outs)
+        self._after.update(planned.outs)
         return planned
 
-    def _judged(self, stage: Stage) -> tuple[Planned, Mapping[str, str | None]]:
-        """Return the stage's status, and the hash of each output after the build (None where that is not known)."""
+    def _judged(self, stage: Stage) -> Planned:
         entry = self.lock.get(stage.name)
         deps, unknown = self._inputs(stage)
         upstream = [Cause(Reason.UPSTREAM, name) for name in unknown]
+        unknown_outs = dict.fromkeys(_writes(stage))
         changed = self._changes(stage, entry, deps)
         if not changed:
             if upstream:
-                return Planned(stage, Status.MAYBE, tuple(upstream)), dict.fromkeys(_writes(stage))
-            return Planned(stage, Status.FRESH), dict(entry.outs) if entry else {}
+                return Planned(stage, Status.MAYBE, tuple(upstream), unknown_outs)
+            return Planned(stage, Status.FRESH, (), dict(entry.outs) if entry else {})
         found = (*changed, *upstream)
         if stage.compiles:
-            known = {path: _md5(self.texts[path]) for path in stage.persistent if path in self.texts}
-            return Planned(stage, Status.STALE, found), known
+            known: dict[str, str | None] = {path: _md5(self.texts[path]) for path in stage.persistent if path in self.texts}
+            return Planned(stage, Status.STALE, found, known)
         if upstream:
             status = Status.MAYBE if self._might_restore(stage, entry, changed) else Status.STALE
-            return Planned(stage, status, found), dict.fromkeys(_writes(stage))
+            return Planned(stage, status, found, unknown_outs)
         restored = self._restored(stage, entry, changed, deps)
         if restored is not None:
-            return Planned(stage, Status.RESTORABLE, found), restored
-        return Planned(stage, Status.STALE, found), dict.fromkeys(_writes(stage))
+            return Planned(stage, Status.RESTORABLE, found, restored)
+        return Planned(stage, Status.STALE, found, unknown_outs)
 
     def _inputs(self, stage: Stage) -> tuple[dict[str, str | None], list[str]]:
         """Return the hash each input will have, and the stages that leave one unknown."""

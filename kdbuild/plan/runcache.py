@@ -54,6 +54,14 @@ class RunCache:
             return [first]
         return [first, *(self._object(str(file["md5"])) for file in json.loads(first.read_text(encoding="utf-8")))]
 
+    def read(self, digest: str, name: str) -> bytes | None:
+        """Return the bytes of one file of a cached directory, or None where the cache has not got it."""
+        try:
+            files = json.loads(self._object(digest).read_text(encoding="utf-8"))
+            return next((self._object(file["md5"]).read_bytes() for file in files if file["relpath"] == name), None)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def _object(self, digest: str) -> Path:
         return self._dir / "files" / "md5" / digest[:2] / digest[2:]
 

@@ -46,7 +46,12 @@ def _cost(plan: Plan) -> str:
     if not plan.num_calls:
         return ""
     tokens = sum(one.prompt_tokens + one.answer_tokens for one in plan.asks)
-    return f" (about {tokens:,} tokens, ${sum(one.usd for one in plan.asks):.2f})"
+    return f" (about {tokens:,} tokens, {money(sum(one.usd for one in plan.asks))})"
+
+
+def money(usd: float) -> str:
+    """Return an amount of US dollars, small ones with two significant digits."""
+    return f"${usd:.2f}" if usd >= 1 or not usd else f"${usd:.2g}"
 
 
 def _calls(num_calls: int, bound: Bound) -> str:
@@ -64,9 +69,13 @@ def _asked(asks: Asks) -> str:
 
 
 def _causes(one: Planned) -> Iterator[str]:
-    yield from (cause.text() for cause in one.causes[:_MAX_CAUSES])
-    if len(one.causes) > _MAX_CAUSES:
-        yield f"and {len(one.causes) - _MAX_CAUSES} more (--json shows all)"
+    own = [cause.text() for cause in one.causes if cause.reason is not Reason.UPSTREAM]
+    yield from own[:_MAX_CAUSES]
+    if len(own) > _MAX_CAUSES:
+        yield f"and {len(own) - _MAX_CAUSES} more (--json shows all)"
+    upstream = [cause.subject for cause in one.causes if cause.reason is Reason.UPSTREAM]
+    if upstream and not any(cause.reason is Reason.NEVER_BUILT for cause in one.causes):
+        yield f"reads what {', '.join(upstream)} may change"
 
 
 def _compiling(plan: Plan) -> Iterator[str]:

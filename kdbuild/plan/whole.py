@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from kdbuild.errors import SpecError, StageError
 from kdbuild.kinds import nearest
 from kdbuild.plan import lockfile, state
 from kdbuild.plan.asks import Asks, Bound, Forecaster
-from kdbuild.plan.causes import Reason
 from kdbuild.plan.hashes import Hashes
 from kdbuild.plan.planner import Planned, Planner, Status, in_order, makers_of, upstream_of
 from kdbuild.plan.runcache import RunCache
@@ -119,7 +118,7 @@ def make(root: Path, project: Project, specs: Sequence[str] = (), *, exact: bool
     planned = tuple(Planner(stages, lock, hashes, cache, texts).plan())
     hashes.save()
     rewrites = tuple(path for path, text in texts.items() if _read(root / path) != text)
-    asks = tuple(_forecasts(root, project, planned, set(lock), exact))
+    asks = tuple(_forecasts(root, project, planned, cache, lock, exact))
     return Plan(planned, asks, rewrites, tuple(_watched(root, stages, lock, cache)))
 
 
@@ -143,18 +142,12 @@ def closure(stages: Sequence[Stage], specs: Iterable[str]) -> list[Stage]:
     return in_order(list(found.values()), makers)
 
 
-def _forecasts(root: Path, project: Project, planned: Sequence[Planned], built: set[str], exact: bool) -> Iterable[Asks]:
-    to_ask = [one for one in planned if one.stage.step == "elicit" and one.status in (Status.STALE, Status.MAYBE)]
-    if not to_ask:
-        return
+def _forecasts(root: Path, project: Project, planned: Sequence[Planned], cache: RunCache, built: Container[str], exact: bool) -> list[Asks]:
+    if not any(one.stage.step == "elicit" and one.status in (Status.STALE, Status.MAYBE) for one in planned):
+        return []
     folder = place.store_dir(root, project.params.runtime.rows_dir)
     prices = {name: teacher.price for name, teacher in project.params.teachers.items()}
-    forecaster = Forecaster(root, folder, prices, project.stages)
-    for one in to_ask:
-        may_change = any(cause.reason is Reason.UPSTREAM for cause in one.causes)
-        asks = forecaster.of(one.stage, built_before=one.stage.name in built, rows_may_change=may_change, exact=exact)
-        if asks is not None:
-            yield asks
+    return list(Forecaster(root, folder, prices, planned, cache, built, exact).all())
 
 
 def _watched(root: Path, stages: Sequence[Stage], lock: dict[str, lockfile.Entry], cache: RunCache) -> Iterable[str]:
