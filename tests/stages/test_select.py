@@ -206,5 +206,5 @@ def test_a_torn_input_is_refused(tmp_path: Path) -> None:
     phase = stage(tmp_path, corpus(), [EXACT])
     shard = phase / "elicited/part-0.parquet"
     shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(ArtifactError, match="part-0.parquet"):
+    with pytest.raises(ArtifactError, match=r"part-0\.parquet"):
         stage(tmp_path, [], [EXACT])
