@@ -67,9 +67,8 @@ class Transformers(Teacher):
         """Load the model."""
         from kdbuild.teachers import _session
 
-        yield _session.open_model(
-            weights, dtype=self.dtype, device=self.device, template=self._template(root), batch_tokens=self.batch_tokens
-        )
+        model, tokenizer = self.load(root, weights)
+        yield _session.ModelSession(_session.Engine(model, tokenizer, batch_tokens=self.batch_tokens))
 
     def load(self, root: Path, weights: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the network on its device, and the tokenizer with the chat template in force."""
