@@ -65,10 +65,11 @@ class Transformers(Teacher):
     @contextmanager
     def open(self, root: Path, weights: Path | None) -> Iterator[Session]:
         """Load the model."""
-        from kdbuild.teachers import _session
+        from kdbuild.teachers._generate import Engine
+        from kdbuild.teachers._session import ModelSession
 
         model, tokenizer = self.load(root, weights)
-        yield _session.ModelSession(_session.Engine(model, tokenizer, batch_tokens=self.batch_tokens))
+        yield ModelSession(Engine(model, tokenizer, batch_tokens=self.batch_tokens))
 
     def load(self, root: Path, weights: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the network on its device, and the tokenizer with the chat template in force."""
