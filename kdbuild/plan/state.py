@@ -5,6 +5,7 @@ No YAML, no pydantic: this is what a no-op `kdbuild build` costs. In doubt it sa
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import json
 import os
@@ -44,7 +45,7 @@ def nothing_to_do(root: Path, specs: Sequence[str]) -> int | None:
         if any(_signature(root / path) != was for path, was in state["paths"].items()):
             return None
         return int(state["num_stages"]) if _known(specs, root) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, configparser.Error):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,9 +91,15 @@ def _as_json(one: Planned, asks: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def require_dvc(root: Path) -> None:
-    """Raise StageError where there is no DVC project."""
+    """Raise StageError where there is no DVC project, or none whose configuration can be read."""
     if not (root / ".dvc").is_dir():
         raise StageError(f"{root} is not a DVC project", hint="`kdbuild init` starts one, also in a folder that has specs already")
+    try:
+        place.cache_dir(root)
+    except configparser.Error as error:
+        raise StageError(
+            f".dvc/config cannot be read: {' '.join(str(error).split())}", hint="`git checkout .dvc/config` brings it back"
+        ) from None
 
 
 def make(root: Path, project: Project, specs: Sequence[str] = (), *, exact: bool = False) -> Plan:

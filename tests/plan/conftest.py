@@ -29,7 +29,9 @@ SECOND_PHASE = """\
     elicit:
       - {kind: label, max_new_tokens: 8, system: "Once more."}
 """
-SEEDS = [{"id": f"s{i}", "prompt": prompt} for i, prompt in enumerate(["Name a fruit.", "Describe the sea.", "Count to four.", "Greet me."])]
+SEEDS = [
+    {"id": f"s{i}", "prompt": prompt} for i, prompt in enumerate(["Name a fruit.", "Describe the sea.", "Count to four.", "Greet me."])
+]
 
 
 def jsonl(rows: list[dict]) -> str:

@@ -123,9 +123,7 @@ def _check(project, history: list[str]) -> None:
     assert after.is_fresh, [(one.stage.name, [cause.text() for cause in one.causes]) for one in after.planned if one.causes]
 
 
-@pytest.mark.parametrize(
-    ("seed", "num_rounds"), [(0, 4), *(pytest.param(seed, 25, marks=pytest.mark.slow) for seed in range(1, 5))]
-)
+@pytest.mark.parametrize(("seed", "num_rounds"), [(0, 4), *(pytest.param(seed, 25, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_planned_is_executed(tmp_path, new_project, data_files, seed, num_rounds):
     project, dice = new_project(tmp_path / "project", data_files), random.Random(seed)
     history: list[str] = []
