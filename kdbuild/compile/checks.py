@@ -306,7 +306,9 @@ def _signals(signals: frozenset[Signal]) -> str:
 
 def _who_gives(given: Given, signals: frozenset[Signal]) -> str | None:
     able = [name for name, teacher in given.params.teachers.items() if signals <= teacher.gives]
-    return f"in params.yaml, {', '.join(able)} can" if able else "a teacher of kind `transformers` runs the model here and gives it"
+    if not able:
+        return "a teacher of kind `transformers` does: it runs the model here"
+    return f"params.yaml has a teacher that does: {able[0]}" if len(able) == 1 else f"params.yaml has teachers that do: {', '.join(able)}"
 
 
 def _objectives(given: Given) -> Iterator[tuple[At, Any]]:

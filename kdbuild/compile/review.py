@@ -32,20 +32,26 @@ def review(root: Path, only: Iterable[str] = ()) -> Review:
     """
     files = _files(root)
     names = [_named(given, files) for given in only] or list(files)
-    found = Review()
+    found, wrong = Review(), dict[str, KdbuildError]()
     params = _params(root, found)
     for name, path in files.items():
         try:
-            if wrong := check_file_name(path):
-                raise SpecError(f"specs/{path.name}: {wrong.message}", hint=wrong.hint)
+            if problem := check_file_name(path):
+                raise SpecError(f"specs/{path.name}: {problem.message}", hint=problem.hint)
             found.specs[name] = read_spec(path, params or Params())
         except SpecError as error:
-            # A spec that was not asked about may be named by one that was; it is read, and says nothing.
-            if name in names:
-                found.errors.append(_text(error))
-    for name in names if params else []:
-        if name in found.specs:
-            _check(root, name, params, found)
+            wrong[name] = error
+    for name in names:
+        if name in found.specs and params:
+            try:
+                found.warnings += check_spec(root, name, found.specs[name], params, found.specs)
+                found.warnings += check_seed_rows(root, name, found.specs[name])
+                found.good.append(name)
+            except KdbuildError as error:
+                wrong[name] = error
+    found.warnings = list(dict.fromkeys(found.warnings))
+    # A spec that was not asked about is read, since another may name it, but says nothing.
+    found.errors += [_text(wrong[name]) for name in names if name in wrong]
     return found
 
 
@@ -55,18 +61,6 @@ def _params(root: Path, found: Review) -> Params | None:
     except SpecError as error:
         found.errors.append(_text(error))
         return None
-
-
-def _check(root: Path, name: str, params: Params | None, found: Review) -> None:
-    spec = found.specs[name]
-    try:
-        warnings = check_spec(root, name, spec, params or Params(), found.specs)
-        warnings += check_seed_rows(root, name, spec)
-    except KdbuildError as error:
-        found.errors.append(_text(error))
-        return
-    found.warnings += [warning for warning in warnings if warning not in found.warnings]
-    found.good.append(name)
 
 
 def _files(root: Path) -> dict[str, Path]:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic_core import PydanticCustomError
 
 from kdbuild import records
 from kdbuild.errors import KdbuildError, MissingPackage, RowError
@@ -25,10 +27,17 @@ MAX_COUNTED_BYTES = 16 * 2**20
 def files(root: Path, kinds: Kinds) -> Iterator[Problem]:
     """Yield what is wrong with the files that kinds read: absent, outside the project, or of a name that DVC cannot hold."""
     for at, kind, file in kinds:
-        for path in _files_of(kind):
-            problem = _wrong_with(root, path)
-            if problem:
-                yield replace(problem, at=(*at, *_field_holding(kind, path)), file=file)
+        named = {field.alias or name: getattr(kind, name) for name, field in type(kind).model_fields.items()}
+        paths = list(getattr(kind, "files", tuple)())
+        for source in getattr(kind, "sources", tuple)():
+            try:
+                paths += sources.files_of(source)
+            except PydanticCustomError as error:
+                hint = (error.context or {}).get("hint")
+                yield Problem((*at, *_holding(named, source)), str(error), hint=hint, file=file)
+        for path in paths:
+            if problem := _wrong_with(root, path):
+                yield replace(problem, at=(*at, *_holding(named, path)), file=file)
 
 
 def packages(kinds: Kinds) -> Iterator[Problem]:
@@ -43,21 +52,9 @@ def packages(kinds: Kinds) -> Iterator[Problem]:
                 yield Problem(at, error.message, hint=error.hint, severity="warning", file=file)
 
 
-def _files_of(kind: Kind) -> list[str]:
-    """Return the files of the project that a kind reads: its own, and models named by `path:`."""
-    own = list(getattr(kind, "files", tuple)())
-    for source in getattr(kind, "sources", tuple)():
-        own += sources.files_of(source)
-    return own
-
-
-def _field_holding(kind: Kind, path: str) -> At:
-    """Return the field of a kind that names `path`, to point at."""
-    for name, field in type(kind).model_fields.items():
-        value = getattr(kind, name)
-        if isinstance(value, (str, Path)) and str(value) in (path, f"path:{path}"):
-            return (field.alias or name,)
-    return ()
+def _holding(named: dict[str, Any], text: str) -> At:
+    """Return the field that names a path or a source, to point at."""
+    return next(((name,) for name, value in named.items() if str(value) in (text, f"path:{text}")), ())
 
 
 def _wrong_with(root: Path, path: str) -> Problem | None:
@@ -94,11 +91,10 @@ def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
         return
     try:
         rows = list(seeds.rows(root))
-    except RowError as error:
-        yield Problem(("seeds",), error.message, hint=error.hint, file="other")
-        return
     except KdbuildError as error:
-        yield Problem(("seeds",), error.message, hint=error.hint)
+        # A bad row is told with its own file:line; what concerns several rows, at the spec's `seeds`.
+        own = isinstance(error, RowError) and error.message.startswith(tuple(f"{path}:" for path in seeds.files()))
+        yield Problem(("seeds",), error.message, hint=error.hint, file="other" if own else "spec")
         return
     if not rows:
         yield Problem(("seeds",), "the seeds hold no rows")

@@ -23,6 +23,7 @@ _TAG = "tag:yaml.org,2002:"
 _SCALARS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp"))
 _LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 """What YAML counts as the end of a line."""
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass
@@ -84,6 +85,10 @@ def read(path: Path, name: str) -> Document:
 def parse(text: str, name: str) -> Document:
     """Return the document that `text` holds."""
     document = Document(name, _LINE_BREAK.split(text))
+    if control := _CONTROL.search(text):
+        line = len(_LINE_BREAK.findall(text, 0, control.start())) + 1
+        document.problems.append(Problem((), f"the control character U+{ord(control[0]):04X} cannot stand in YAML", line=line))
+        return document
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -157,7 +162,7 @@ def _syntax(error: Exception, lines: list[str]) -> Problem:
     if "expected <block end>" in problem or "block" in context:
         return Problem((), "the indentation does not match what is above", hint="keys of one mapping start in one column", line=line)
     if not problem:
-        return Problem((), f"the file is not text: {str(error).splitlines()[0]}")
+        return Problem((), f"this is not YAML: {str(error).splitlines()[0]}")
     return Problem((), f"this is not YAML: {problem}", line=line)
 
 
@@ -194,7 +199,7 @@ class _Walk:
 
     def fill(self, root: Any) -> None:
         try:
-            self.document.value = self.mapping(root, ())
+            self.document.value = self.value(root, ()) or {}
             # What an anchor holds is walked wherever it is used.
             self.document.problems = list({(p.line, p.message): p for p in reversed(self.document.problems)}.values())[::-1]
         except _TooMany:
@@ -218,6 +223,9 @@ class _Walk:
         if node.id == "scalar" and tag in _SCALARS:
             return self.scalar(node, at)
         name = tag.replace(_TAG, "!!")
+        if name in ("!!merge", "!!value"):
+            self.wrong(at, node, f"`{node.value}` has a meaning of its own in YAML", f'for the text, write "{node.value}"')
+            return None
         self.wrong(at, node, f"the tag `{name}` has no meaning here", "remove the tag; put quotes around text that begins with `!`")
         return None
 
@@ -268,7 +276,8 @@ class _Walk:
                 del lines[other]
 
     def key(self, node: Any, at: At) -> str | None:
-        value = self.constructor.construct_object(node, deep=True) if node.id == "scalar" and str(node.tag) in _SCALARS else None
+        plain = node.id == "scalar" and str(node.tag) in _SCALARS
+        value = node.value if plain and str(node.tag) == _TAG + "str" else None
         if not isinstance(value, str):
             given = f"`{node.value}`" if node.id == "scalar" else "this one"
             self.wrong(at, node, f"a key must be text, not {given}", "put quotes around it" if node.id == "scalar" else None)
@@ -282,9 +291,9 @@ class _Walk:
     def scalar(self, node: Any, at: At) -> Any:
         try:
             value = self.constructor.construct_object(node, deep=True)
-        except ValueError:
-            what = "a date" if str(node.tag).endswith("timestamp") else f"the number its tag says (`{str(node.tag).replace(_TAG, '!!')}`)"
-            self.wrong(at, node, f"`{node.value}` looks like {what}, but is none", "put quotes around it to make it text")
+        except (ValueError, IndexError, OverflowError):
+            what = "a date" if str(node.tag).endswith("timestamp") else "a number"
+            self.wrong(at, node, f"{shown(node.value)} stands for {what}, but is none", "put quotes around it to make it text")
             return None
         if isinstance(value, date):
             in_params = self.document.name == "params.yaml"
@@ -302,4 +311,4 @@ class _TooMany(Exception):
 
 
 def _is_merge(key: Any) -> bool:
-    return str(key.tag) == _TAG + "merge" or (key.value == "<<" and not key.style)
+    return str(key.tag) == _TAG + "merge"

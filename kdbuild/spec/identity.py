@@ -1,11 +1,13 @@
 """The one table of what an edit makes stale: each field of a spec, of params.yaml and of every kind, and the steps whose key it is in.
 
-Fields are dotted paths with `*` for a name or a position: `phases.*.train.learning_rate`. A step listed here runs again; what follows it
+Fields are dotted paths with `*` for a name or a position: `phases.*.train.learning_rate`; below a kind they name it in brackets:
+`phases.*.elicit.*[label].max_new_tokens`. A step listed here runs again; what follows it
 runs again only if its output changed, which is DVC's to find. A knob (`kdbuild.kinds.Knob`) is in no key, at any depth.
 """
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator
 from typing import Any, Union, get_args, get_origin
@@ -44,6 +46,8 @@ SPEC: dict[str, Steps] = {
 
 PARAMS: dict[str, Steps] = {
     "teachers.*": _steps("init elicit train evaluate report model"),
+    # A knob for every step but the one that writes it down.
+    "teachers.*.licence": _steps("report"),
     "embedder": _steps("select model"),
     "defaults.held_out_frac": SPEC["held_out_frac"],
     "defaults.accept_failed_frac": SPEC["accept_failed_frac"],
@@ -55,11 +59,11 @@ NONE: Steps = frozenset()
 
 
 def table() -> dict[str, Steps]:
-    """Return every field of a spec and (below `params.`) of params.yaml, each with the steps it makes stale; knobs have none."""
+    """Return every field of a spec and (below `params.`) of params.yaml, each with the steps it makes stale; a knob makes none stale."""
     found = {}
     for prefix, model, rules in (("", Spec, SPEC), ("params.", Params, PARAMS)):
         for path, knob in fields(model):
-            found[prefix + path] = NONE if knob else _of(path, rules)
+            found[prefix + path] = rule_of(path, rules, knob=knob)[1]
     return found
 
 
@@ -72,11 +76,19 @@ def steps_of(path: str) -> Steps:
     return table()[path]
 
 
-def _of(path: str, rules: dict[str, Steps]) -> Steps:
-    parts = path.split(".")
+def rule_of(path: str, rules: dict[str, Steps], *, knob: bool) -> tuple[str, Steps]:
+    """Return the rule a field falls under, and its steps. A knob is in no key unless a rule names the very field.
+
+    Raises:
+        KeyError: no rule says what the field makes stale.
+    """
+    parts = re.sub(r"\[[^]]*\]", "", path).split(".")
     for length in range(len(parts), 0, -1):
-        if (steps := rules.get(".".join(parts[:length]))) is not None:
-            return steps
+        rule = ".".join(parts[:length])
+        if rule in rules and (length == len(parts) or not knob):
+            return rule, rules[rule]
+    if knob:
+        return "", NONE
     raise KeyError(f"spec/identity.py does not say what {path} makes stale")
 
 
@@ -95,7 +107,8 @@ def _below(annotation: Any, marks: tuple[Any, ...], path: str, *, knob: bool) ->
     if family:
         yield path + ".kind", knob
         for kind in available(family):
-            yield from ((p, k) for p, k in fields(load(family, kind), f"{path}.", knob=knob) if not p.endswith(f"{path}.kind"))
+            own = f"{path}[{kind}].kind"
+            yield from ((p, k) for p, k in fields(load(family, kind), f"{path}[{kind}].", knob=knob) if p != own)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield from fields(annotation, f"{path}.", knob=knob)
     elif get_origin(annotation) in (Union, types.UnionType):

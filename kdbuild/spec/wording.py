@@ -16,18 +16,16 @@ Context = Mapping[str, Any]
 
 
 def problems_of(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Problem]:
-    """Return one problem for each thing that is wrong, in the order of the file.
+    """Return one problem for each thing that is wrong.
 
     Where a field may be several things, only what is wrong with the thing that was probably meant is told.
     """
     given_up = {problem.at for problem in document.problems}
-    found: dict[At, list[tuple[str, dict[str, Any]]]] = {}
-    for item in _chosen(error, document):
-        at, details = item
+    found: dict[At, list[dict[str, Any]]] = {}
+    for at, details in _chosen(error, document):
         if not any(at[: len(up)] == up for up in given_up):
-            found.setdefault(at, []).append((str(details["type"]), details))
-    problems = [_problem(at, kinds[0][1], document, model) for at, kinds in found.items()]
-    return sorted(problems, key=lambda p: p.line or 0)
+            found.setdefault(at, []).append(details)
+    return [_problem(at, several, document, model) for at, several in found.items()]
 
 
 def coerced(value: Any, raw: Any, at: At = ()) -> Iterator[Problem]:
@@ -77,11 +75,11 @@ def _in_file(loc: tuple[Any, ...], kind: str, value: Any) -> tuple[At, list[tupl
     for i, step in enumerate(loc):
         last = i == len(loc) - 1
         fits = (isinstance(value, Mapping) and (step in value or (last and kind == "missing"))) or (
-            isinstance(value, list) and isinstance(step, int) and step < len(value)
+            isinstance(value, list) and isinstance(step, int) and (step < len(value) or (last and kind == "missing"))
         )
         if fits:
             at.append(step)
-            value = value.get(step) if isinstance(value, Mapping) else value[step]
+            value = value.get(step) if isinstance(value, Mapping) else value[step] if step < len(value) else None
         elif step != "[key]":
             unions.append((tuple(at), str(step)))
     return tuple(at), unions
@@ -93,19 +91,20 @@ def _depth(at: At, union: At) -> int:
 
 def _rank(details: Mapping[str, Any]) -> int:
     """How much an error says about what was meant: nothing, if the value is not even of the right type."""
-    kind = str(details["type"])
-    return 0 if kind in ("list_type", "dict_type", "tuple_type") else 1 if kind.endswith("_type") else 2
+    return 0 if str(details["type"]) in _TYPES else 1
 
 
 # --- in words --------------------------------------------------------------------------------------------------------
 
 
-def _problem(at: At, details: dict[str, Any], document: Document, model: type[BaseModel]) -> Problem:
+def _problem(at: At, several: list[dict[str, Any]], document: Document, model: type[BaseModel]) -> Problem:
+    """Word what is wrong at one place; `several` where a field may be one of several things and is none of them."""
+    details = several[0]
     kind, context = str(details["type"]), details.get("ctx") or {}
     if kind == "extra_forbidden":
         return _unknown_key(at, document, model)
     if kind == "missing":
-        owner = f"`{at[-1]}` is missing"
+        owner = f"value {at[-1] + 1} is missing" if isinstance(at[-1], int) else f"`{at[-1]}` is missing"
         return Problem(at[:-1], owner, hint=_field_hint(at, document, model), line=document.line_of(at[:-1]))
     line = document.value_line_of(at)
     if kind == "kind_missing":
@@ -113,7 +112,8 @@ def _problem(at: At, details: dict[str, Any], document: Document, model: type[Ba
     if kind == "kind_unknown":
         return _kind_unknown(at, context, document)
     if kind in _TYPES:
-        return _wrong_type(at, _TYPES[kind], document.get(at), line)
+        wanted = dict.fromkeys(_TYPES[str(d["type"])] for d in several if str(d["type"]) in _TYPES)
+        return _wrong_type(at, " or ".join(wanted), document.get(at), line)
     if kind in _LIMITS:
         return Problem(at, f"must be {_LIMITS[kind](context)}, but is {_plain(document.get(at))}", line=line)
     if kind in ("literal_error", "enum"):
