@@ -56,6 +56,7 @@ def load_tokenizer(weights: Path) -> PreTrainedTokenizerBase:
 
 def save_causal_lm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a model that `from_pretrained(folder)` loads; its bytes hold no library versions and no paths."""
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for path in sorted(folder.glob("*.json")):
