@@ -121,3 +121,18 @@ def start_project(root: Path, files: dict[str, str]) -> Project:
 def new_project():
     """Return the function that starts a project in a folder."""
     return start_project
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a folder on a disk of 10 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mount.returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield folder
+    finally:
+        os.sync()
+        subprocess.run(["umount", "-l", str(folder)], check=True)

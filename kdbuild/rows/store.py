@@ -144,11 +144,11 @@ class Store:
         Raises:
             StageError: the disk is full or cannot be written; what was put is kept and written by the next flush that can.
         """
+        entry = (bytes.fromhex(key), max_new_tokens, encode(answer), int(answer.failed is not None), row, cost_usd)
         with self._lock:
+            self._buffer.append(entry)  # before anything can raise: it is paid for
             if self._trouble is not None:
                 raise self._trouble
-            entry = (bytes.fromhex(key), max_new_tokens, encode(answer), int(answer.failed is not None), row, cost_usd)
-            self._buffer.append(entry)
             full = len(self._buffer) >= GROUP
             self._start_flusher()
         self._filled.set()
