@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from kdbuild import records
 from kdbuild.errors import KdbuildError, MissingPackage, RowError
 from kdbuild.kinds import Kind
+from kdbuild.seeds import Seeds
 from kdbuild.spec import sources
 from kdbuild.spec.model import Spec
 from kdbuild.spec.problems import At, Problem
@@ -84,17 +85,16 @@ def _near_file(root: Path, path: str) -> str | None:
 def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
     """Yield what seed rows get wrong, and whether enough of them are held out; only JSONL files of a moderate size are read."""
     seeds = spec.seeds
-    if seeds is None or seeds.outside() is not None:
-        return
-    paths = [root / path for path in seeds.files()]
-    if not all(p.suffix == ".jsonl" and p.is_file() for p in paths) or sum(p.stat().st_size for p in paths) > MAX_COUNTED_BYTES:
+    if seeds is None:
         return
     try:
-        rows = list(seeds.rows(root))
+        rows = list(seeds.rows(root)) if _is_quick(root, seeds) else None
     except KdbuildError as error:
         # A bad row is told with its own file:line; what concerns several rows, at the spec's `seeds`.
         own = isinstance(error, RowError) and error.message.startswith(tuple(f"{path}:" for path in seeds.files()))
         yield Problem(("seeds",), error.message, hint=error.hint, file="other" if own else "spec")
+        return
+    if rows is None:
         return
     if not rows:
         yield Problem(("seeds",), "the seeds hold no rows")
@@ -107,3 +107,15 @@ def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
         yield Problem(
             ("held_out_frac",) if "held_out_frac" in spec.model_fields_set else ("seeds",), message, hint=hint, severity="warning"
         )
+
+
+def _is_quick(root: Path, seeds: Seeds) -> bool:
+    """Return whether the rows are in files of the project that can be read in no time, without a package for their format.
+
+    Raises:
+        SourceError: a source outside the project is not there.
+    """
+    if seeds.outside() is not None:
+        return False
+    paths = [root / path for path in seeds.files()]
+    return all(p.suffix == ".jsonl" and p.is_file() for p in paths) and sum(p.stat().st_size for p in paths) <= MAX_COUNTED_BYTES

@@ -27,7 +27,7 @@ def _steps(text: str) -> Steps:
 SPEC: dict[str, Steps] = {
     "target": _steps("report"),
     "teacher": _steps("init elicit train evaluate report"),
-    "student": _steps("init report"),
+    "student": _steps("init report model"),
     "seeds": _steps("seeds elicit"),
     "held_out_frac": _steps("select"),
     "accept_failed_frac": _steps("elicit"),

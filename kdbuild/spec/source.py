@@ -35,7 +35,7 @@ def read_spec(path: Path, params: Params) -> Spec:
     if wrong := check_file_name(path):
         raise SpecError(f"{name}: {wrong.message}", hint=wrong.hint)
     found = _read(path, name)
-    return _validated(_with_defaults(found.value, params.defaults), Spec, found)
+    return _validated(with_defaults(found.value, params.defaults), Spec, found)
 
 
 def read_params(path: Path) -> Params:
@@ -117,7 +117,7 @@ def _text(problems: list[Problem], found: Document) -> str:
     return "\n\n".join(render(problem, found) for problem in ordered)
 
 
-def _with_defaults(value: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+def with_defaults(value: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
     """Return a spec's raw values over the project's defaults; only what params.yaml says counts as a default."""
     merged = dict(value)
     for name in defaults.model_fields_set - {"train"}:
