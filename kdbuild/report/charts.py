@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 38
+WIDTH, HEIGHT = 460, 210
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 40
 Points = Sequence[tuple[float, float]]
 
 
@@ -18,14 +18,14 @@ def number(value: float) -> str:
         return f"{int(value):,}"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.4g}" if abs(value) >= 0.001 else f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) >= 0.001 else f"{value:.2g}"
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return round values that span [low, high]: about `count` of them, at least two."""
+def ticks(low: float, high: float, count: int = 5, *, whole: bool = False) -> list[float]:
+    """Return round values (whole numbers if `whole`) that span [low, high]: about `count` of them, at least two."""
     if high <= low:
         high = low + (abs(low) or 1.0)
-    raw = (high - low) / count
+    raw = max((high - low) / count, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
     first = math.floor(low / step + 1e-9)
@@ -34,14 +34,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def lines(curve: Points, *, x_name: str, y_name: str) -> Markup:
-    """Return one curve over its steps."""
-    x_ticks = ticks(min(x for x, _ in curve), max(x for x, _ in curve))
+    """Return one curve over its steps, which are whole numbers; what it is, `y_name`, stands in the caption."""
+    x_ticks = ticks(min(x for x, _ in curve), max(x for x, _ in curve), whole=True)
     y_ticks = ticks(min(y for _, y in curve), max(y for _, y in curve))
     scale = _Scale(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
     path = " ".join(f"{scale.x(x):.1f},{scale.y(y):.1f}" for x, y in curve)
     last_x, last_y = curve[-1]
     inside = [
-        _axes(scale, x_ticks, y_ticks, x_name, y_name),
+        _axes(scale, x_ticks, y_ticks, x_name),
         Markup('<polyline class="line" points="{}"/>').format(path),
         Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(scale.x(last_x), scale.y(last_y)),
     ]
@@ -56,10 +56,10 @@ def histogram(values: Sequence[int], *, x_name: str, y_name: str, max_bins: int 
     counts = [0] * (len(edges) - 1)
     for value in values:
         counts[min((value - edges[0]) // width, len(counts) - 1)] += 1
-    y_ticks = ticks(0, max(counts), 4)
+    y_ticks = ticks(0, max(counts), 4, whole=True)
     scale = _Scale(edges[0], edges[-1], 0, y_ticks[-1])
     shown = [edge for i, edge in enumerate(edges) if i % max(1, math.ceil(len(edges) / 9)) == 0]
-    inside = [_axes(scale, shown, y_ticks, x_name, y_name)]
+    inside = [_axes(scale, shown, y_ticks, x_name)]
     for left, count in zip(edges, counts, strict=False):
         x, y = scale.x(left) + 1, scale.y(count)
         wide = max(scale.x(left + width) - scale.x(left) - 2, 1)
@@ -81,19 +81,19 @@ def bins(values: Sequence[int], max_bins: int) -> list[int]:
 
 def compare(values: Mapping[str, float]) -> Markup:
     """Return one horizontal bar a model, all on one scale from 0."""
-    row, label, room = 24, 120, 400
+    row, label, room = 26, 104, 170
     most = max([*values.values(), 0.0]) or 1.0
     inside = []
     for i, (name, value) in enumerate(values.items()):
         middle = i * row + row / 2
         wide = max(room * max(value, 0.0) / most, 1)
         inside += [
-            Markup('<text class="name" x="{}" y="{:.0f}" text-anchor="end">{}</text>').format(label - 8, middle + 4, _short(name, 18)),
+            Markup('<text class="name" x="{}" y="{:.0f}" text-anchor="end">{}</text>').format(label - 8, middle + 4, _short(name, 14)),
             Markup('<rect class="bar" x="{}" y="{:.0f}" width="{:.1f}" height="14"/>').format(label, middle - 7, wide),
             Markup('<text class="tick" x="{:.1f}" y="{:.0f}">{}</text>').format(label + wide + 6, middle + 4, number(value)),
         ]
     told = ", ".join(f"{name} {number(value)}" for name, value in values.items())
-    return _svg(inside, told, height=len(values) * row)
+    return _svg(inside, told, width=label + room + 66, height=len(values) * row)
 
 
 class _Scale:
@@ -109,7 +109,7 @@ class _Scale:
         return HEIGHT - BOTTOM - (value - low) / ((high - low) or 1) * (HEIGHT - TOP - BOTTOM)
 
 
-def _axes(scale: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x_name: str, y_name: str) -> Markup:
+def _axes(scale: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x_name: str) -> Markup:
     parts = []
     for y in y_ticks:
         at = scale.y(y)
@@ -120,14 +120,12 @@ def _axes(scale: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], x_n
         parts.append(place.format(scale.x(x), HEIGHT - BOTTOM + 16, number(x)))
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(Markup('<text class="name" x="{:.0f}" y="{}" text-anchor="middle">{}</text>').format(middle, HEIGHT - 4, x_name))
-    turned = Markup('<text class="name" transform="translate(12 {:.0f}) rotate(-90)" text-anchor="middle">{}</text>')
-    parts.append(turned.format((HEIGHT - BOTTOM + TOP) / 2, y_name))
     return Markup("").join(parts)
 
 
-def _svg(inside: Sequence[Markup], told: str, *, height: int = HEIGHT) -> Markup:
+def _svg(inside: Sequence[Markup], told: str, *, width: int = WIDTH, height: int = HEIGHT) -> Markup:
     frame = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
-    return frame.format(WIDTH, height, told, Markup("").join(inside))
+    return frame.format(width, height, told, Markup("").join(inside))
 
 
 def _short(text: str, most: int) -> str:

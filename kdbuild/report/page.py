@@ -16,6 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_CHARACTERS = 600
 """Longest text shown of a row; the rest is in the data set."""
 UNITS = {"_nats_per_token": " (nats per token)", "_frac": " (share)", "_f1": " F1", "_usd": " (US dollars)", "_s": " (seconds)"}
+SPELT = {"kl": "KL", "rouge l": "ROUGE-L", "held out": "held-out", "top1": "top-1"}
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 
@@ -44,10 +45,15 @@ def render(story: Story) -> str:
 
 def words(name: str) -> str:
     """Return the name of a metric or a fact as people say it, its unit in brackets."""
-    for suffix, unit in UNITS.items():
+    unit = ""
+    for suffix, told in UNITS.items():
         if name.endswith(suffix):
-            return name.removesuffix(suffix).replace("_", " ") + unit
-    return name.removeprefix("num_").replace("_", " ")
+            name, unit = name.removesuffix(suffix), told
+            break
+    name = name.removeprefix("num_").replace("_", " ")
+    for plain, spelt in SPELT.items():
+        name = re.sub(rf"\b{plain}\b", spelt, name)
+    return name[:1].upper() + name[1:] + unit
 
 
 def clip(text: str, most: int = SHOWN_CHARACTERS) -> str:

@@ -92,10 +92,9 @@ class DataPart:
     def counts(self) -> list[tuple[str, str, int]]:
         """(Step, what, rows) of elicit.json and select.json; what was kept and dropped is counted from the data sets themselves."""
         return [
-            (step, STEP_COUNTS.get((step, name), name.removeprefix("num_").replace("_", " ")), value)
-            for step, facts in self.facts.items()
-            for name, value in facts.items()
-            if name.startswith("num_") and name not in ("num_kept", "num_held_out") and isinstance(value, int)
+            (step, what, self.facts[step][name])
+            for (step, name), what in STEP_COUNTS.items()
+            if isinstance(self.facts.get(step, {}).get(name), int)
         ]
 
     @property
@@ -231,7 +230,8 @@ def _curves(facts: Facts) -> dict[str, tuple[tuple[float, float], ...]]:
                 for name, value in line.items():
                     if name != "step" and _is_number(value):
                         points.setdefault(name, []).append((float(line["step"]), float(value)))
-    return {name: tuple(line) for name, line in sorted(points.items()) if len(line) > 1}
+    loss_first = sorted(points, key=lambda name: ("loss" not in name, name))
+    return {name: tuple(points[name]) for name in loss_first if len(points[name]) > 1}
 
 
 def _is_number(value: Any) -> bool:

@@ -159,9 +159,16 @@ def _subject(job: Job, name: str, model: PreTrainedModel, tokenizer: PreTrainedT
 def _device(job: Job) -> str:
     import torch
 
-    if job.runtime.device != "auto":
-        return job.runtime.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = job.runtime.device
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError):  # AssertionError: a torch built without CUDA
+        raise StageError(
+            f"`runtime.device` in params.yaml is `{wanted}`, and torch finds no such device", hint="use `auto` or `cpu`"
+        ) from None
+    return wanted
 
 
 def _free() -> None:

@@ -66,7 +66,7 @@ def test_results_are_a_table_of_every_model(made):
     start = next(i for i, line in enumerate(lines) if line.startswith("| metric"))
     assert lines[start] == "| metric | better | init | sft | kl | teacher |"
     assert lines[start + 1] == "|---|---|---:|---:|---:|---:|"
-    assert lines[start + 3] == "| kl to teacher (nats per token) | lower | 5.25 | 2.1 | 1.75 | 0 |"
+    assert lines[start + 3] == "| KL to teacher (nats per token) | lower | 5.25 | 2.1 | 1.75 | 0 |"
     assert lines[start + 5] == ""
 
 

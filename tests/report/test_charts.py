@@ -52,6 +52,11 @@ def test_names_are_escaped():
     assert ET.fromstring(svg).find("text").text == "<b>&"
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (1234567, "1,234,567"), (2.0, "2"), (0.123456, "0.1235"), (1e-5, "1.00e-05")])
+@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (1234567, "1,234,567"), (2.0, "2"), (0.123456, "0.1235"), (2.5e-5, "2.5e-05")])
 def test_numbers_are_short(value, shown):
     assert charts.number(value) == shown
+
+
+def test_steps_and_counts_have_whole_ticks():
+    assert charts.ticks(0, 1, 4, whole=True) == [0, 1]
+    assert charts.ticks(1, 3, whole=True) == [1, 2, 3]

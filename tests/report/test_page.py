@@ -99,7 +99,7 @@ def test_rows_tokens_and_paths_are_told(html):
 
 def test_both_phases_have_their_curves(html):
     labels = [value for name, value in Page(html).attributes if name == "aria-label"]
-    assert labels.count("loss (nats per token) over optimiser step: from 3 to 0.375") == 2
+    assert labels.count("Loss (nats per token) over optimiser step: from 3 to 0.375") == 2
 
 
 def test_it_depends_on_its_inputs_alone(whole):
@@ -132,9 +132,9 @@ def test_a_worse_model_is_told_to_be_worse():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("held_out_loss_nats_per_token", "held out loss (nats per token)"),
-        ("top1_agreement_frac", "top1 agreement (share)"),
-        ("rouge_l_f1", "rouge l F1"),
+        ("held_out_loss_nats_per_token", "Held-out loss (nats per token)"),
+        ("top1_agreement_frac", "Top-1 agreement (share)"),
+        ("rouge_l_f1", "ROUGE-L F1"),
     ],
 )
 def test_names_of_metrics_are_words_with_a_unit(name, said):

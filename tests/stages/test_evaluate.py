@@ -212,3 +212,9 @@ def test_the_teacher_is_loaded_once_and_students_one_at_a_time(root, monkeypatch
     evaluate.run(job_of(root))
     assert most == [1, 1, 1]
     assert loads == [1]
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_an_error(root, device):
+    with pytest.raises(StageError, match=f"`runtime.device` in params.yaml is `{device}`"):
+        evaluate.run(job_of(root, device=device))
