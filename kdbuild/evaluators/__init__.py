@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from kdbuild.kinds import Kind
-from kdbuild.records import Message, Row
+from kdbuild.records import Row
 from kdbuild.teachers import Signal
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     encode: Callable[[Row, int], tuple[list[int], list[bool]]]
     """A row and the most tokens it may have to (token ids, whether each is trained), as training cuts it."""
-    render: Callable[[Sequence[Message]], str]
-    """Turns to the text that the model's answer follows."""
     batch_tokens: int = 4096
     """Tokens of one forward pass, padding included; a longer row is a batch of its own. A knob: it may move low bits only."""
 

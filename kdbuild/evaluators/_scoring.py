@@ -47,24 +47,14 @@ def encode_rows(subject: Subject, rows: Sequence[Row], max_tokens: int) -> list[
             f"none of the {len(rows)} held-out rows has an answer within {max_tokens} tokens, so `{subject.name}` cannot be scored",
             hint="raise the evaluator's `max_tokens`",
         )
-    check_context(subject, max(len(row.ids) for row in scored))
-    return scored
-
-
-def context_tokens(subject: Subject) -> int | None:
-    """Return the most tokens the model can read, None where its configuration does not say."""
     limit = getattr(subject.model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None
-
-
-def check_context(subject: Subject, num_tokens: int) -> None:
-    """Raise StageError if the model cannot read `num_tokens` tokens."""
-    limit = context_tokens(subject)
-    if limit is not None and num_tokens > limit:
+    longest = max(scored, key=lambda row: len(row.ids))
+    if isinstance(limit, int) and len(longest.ids) > limit:
         raise StageError(
-            f"`{subject.name}` reads at most {limit} tokens; a held-out row has {num_tokens}",
-            hint=f"set the evaluator's `max_tokens` (or `max_new_tokens`) so that a row fits in {limit}",
+            f"`{subject.name}` reads at most {limit} tokens; held-out row `{longest.id}` has {len(longest.ids)}",
+            hint=f"set the evaluator's `max_tokens` to {limit}: longer rows are cut at their end",
         )
+    return scored
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -98,7 +98,7 @@ def _measure_all(job: Job, section: EvaluateSection, rows: list[Row], samples: l
 
 
 def _measure(evaluators: Sequence[Evaluator], subject: Subject, rows: list[Row], teacher: Subject | None, samples: list[Row]) -> Found:
-    from kdbuild.evaluators._writing import fits, write
+    from kdbuild.evaluators._writing import write
 
     print(f"evaluating {subject.name} on {len(rows)} held-out rows", file=sys.stderr, flush=True)
     found = Found(subject.name)
@@ -108,8 +108,9 @@ def _measure(evaluators: Sequence[Evaluator], subject: Subject, rows: list[Row],
         for row, scores in measured.rows.items():
             found.rows.setdefault(row, {}).update({score: _rounded(value) for score, value in scores.items()})
         found.texts.update(measured.texts)
-    silent = [row for row in samples if row.id not in found.texts and fits(subject, row, SAMPLE_NEW_TOKENS)]
-    found.texts.update(write(subject, silent, SAMPLE_NEW_TOKENS) if silent else {})
+    silent = [row for row in samples if row.id not in found.texts]
+    if silent:
+        found.texts.update(write(subject, silent, SAMPLE_NEW_TOKENS, skip_failures=True))
     return found
 
 
@@ -140,20 +141,13 @@ def _teacher(job: Job, use: TeacherUse) -> Subject:
 
 
 def _subject(job: Job, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Subject:
-    from kdbuild.training.tokens import encode, render
+    from kdbuild.training.tokens import encode
 
     def cut(row: Row, max_tokens: int) -> tuple[list[int], list[bool]]:
         encoded = encode(tokenizer, row, max_tokens)
         return encoded.ids, encoded.trained
 
-    return Subject(
-        name,
-        model,
-        tokenizer,
-        encode=cut,
-        render=lambda turns: render(tokenizer, turns, add_generation_prompt=True),
-        batch_tokens=job.runtime.evaluate.batch_tokens,
-    )
+    return Subject(name, model, tokenizer, cut, job.runtime.evaluate.batch_tokens)
 
 
 def _device(job: Job) -> str:

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from kdbuild.evaluators import Subject
 from kdbuild.records import Message, Row
-from kdbuild.training.tokens import encode, render
+from kdbuild.training.tokens import encode
 
 WORDS = ["<s>", "</s>", "<user>", "<assistant>", "a", "b"]
 TEMPLATE = (
@@ -36,7 +36,7 @@ def as_subject(name, model, tokenizer, batch_tokens=4096):
         encoded = encode(tokenizer, row, max_tokens)
         return encoded.ids, encoded.trained
 
-    return Subject(name, model.eval(), tokenizer, cut, lambda turns: render(tokenizer, turns, add_generation_prompt=True), batch_tokens)
+    return Subject(name, model.eval(), tokenizer, cut, batch_tokens)
 
 
 def constant_model(**probabilities):

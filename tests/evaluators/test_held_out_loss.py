@@ -64,6 +64,6 @@ def test_rows_without_an_answer_are_an_error_if_there_are_no_others(toy):
 
 
 def test_a_row_longer_than_the_context_is_refused(toy):
-    with pytest.raises(StageError, match="reads at most 128 tokens; a held-out row has 153") as raised:
+    with pytest.raises(StageError, match="reads at most 128 tokens; held-out row `r` has 153") as raised:
         HeldOutLoss().measure(toy.llama(), [toy.row("r", "a", "b " * 150)], None)
     assert "max_tokens" in raised.value.hint

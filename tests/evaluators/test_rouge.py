@@ -2,6 +2,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from kdbuild.errors import StageError
+from kdbuild.evaluators._writing import question, write
 from kdbuild.evaluators.rouge import Rouge, _Words
 from kdbuild.records import Message, Row
 
@@ -30,13 +31,17 @@ def test_batches_and_left_padding_do_not_change_what_is_written(toy):
     assert len(set(together.texts.values())) > 1
 
 
-def test_only_the_last_trained_turn_is_written(toy):
+def test_only_the_last_trained_turn_is_written():
     turns = (Message("user", "a"), Message("assistant", "b", train=True), Message("user", "a"), Message("assistant", "a", train=True))
-    seen = []
-    subject = toy.constant(a=1.0)
-    watching = type(subject)(**{**vars(subject), "render": lambda turns: seen.append(len(turns)) or subject.render(turns)})
-    Rouge(max_new_tokens=1).measure(watching, [Row("r", turns)], None)
-    assert seen == [3]
+    assert question(Row("r", turns)) == turns[:3]
+    assert question(Row("r", turns[:1])) == turns[:1]
+
+
+def test_a_prompt_that_leaves_no_room_is_an_error_that_names_the_row(toy):
+    rows = [toy.row("short", "a", "b"), toy.row("long", "a " * 100, "b")]
+    with pytest.raises(StageError, match="`student` cannot answer held-out row `long`: 102 prompt tokens and 64 new ones"):
+        Rouge().measure(toy.llama(), rows, None)
+    assert set(write(toy.llama(), rows, 64, skip_failures=True)) == {"short"}
 
 
 @pytest.mark.parametrize(
