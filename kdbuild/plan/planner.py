@@ -59,6 +59,7 @@ class Planner:
         self._makers = makers_of(self.stages)
         self._after: dict[str, str | None] = {}
         self._planned: dict[str, Planned] = {}
+        self._returning: set[str] = set()  # objects that stages which run may put back into the cache
 
     def plan(self) -> list[Planned]:
         """Return every stage with its status, inputs before what reads them."""
@@ -68,6 +69,8 @@ class Planner:
         planned = self._judged(stage)
         self._planned[stage.name] = planned
         self._after.update(planned.outs)
+        if planned.status in (Status.STALE, Status.MAYBE) and stage.name in self.lock:
+            self._returning.update(self.lock[stage.name].outs.values())
         return planned
 
     def _judged(self, stage: Stage) -> Planned:
@@ -87,10 +90,12 @@ class Planner:
         if upstream:
             status = Status.MAYBE if self._might_restore(stage, entry, changed) else Status.STALE
             return Planned(stage, status, found, unknown_outs)
-        restored = self._restored(stage, entry, changed, deps)
-        if restored is not None:
-            return Planned(stage, Status.RESTORABLE, found, restored)
-        return Planned(stage, Status.STALE, found, unknown_outs)
+        outs = self._offered(stage, entry, changed, deps)
+        if outs is not None and self.cache.has(outs):
+            return Planned(stage, Status.RESTORABLE, found, outs)
+        # An object that is gone may be another stage's output as well, and come back when that one runs.
+        comes_back = outs is not None and self._comes_back(outs)
+        return Planned(stage, Status.MAYBE if comes_back else Status.STALE, found, unknown_outs)
 
     def _inputs(self, stage: Stage) -> tuple[dict[str, str | None], list[str]]:
         """Return the hash each input will have, and the stages that leave one unknown."""
@@ -128,18 +133,21 @@ class Planner:
                 found.append(Cause(Reason.OUTPUT, path, before, _md5(self.texts[path]), "the specs ask for another one"))
         return found
 
-    def _restored(
+    def _offered(
         self, stage: Stage, entry: Entry | None, changed: Sequence[Cause], deps: Mapping[str, str | None]
     ) -> Mapping[str, str] | None:
-        """Return the outputs DVC would fetch instead of running the stage, or None."""
+        """Return the outputs DVC would look for in its cache before it runs the stage, or None."""
         if any(digest is None for digest in deps.values()):
             return None
         if entry is not None and _only_outs(changed) and set(_writes(stage)) == set(entry.outs):
-            return entry.outs if self.cache.has(entry.outs) else None
+            return entry.outs
         listed = [self._as_locked(path, str(digest)) for path, digest in deps.items()]
         params = {stage.params_file: causes.tracked(stage)} if stage.params_file else {}
         cached = self.cache.entry(runcache.key_of(stage.command, listed, params, list(_writes(stage))))
-        return cached.outs if cached is not None and self.cache.has(cached.outs) else None
+        return None if cached is None else cached.outs
+
+    def _comes_back(self, outs: Mapping[str, str]) -> bool:
+        return self.cache.has({path: digest for path, digest in outs.items() if digest not in self._returning})
 
     def _as_locked(self, path: str, digest: str) -> dict[str, object]:
         entry: dict[str, object] = {"path": path, "hash": "md5", "md5": digest}
@@ -149,7 +157,7 @@ class Planner:
 
     def _might_restore(self, stage: Stage, entry: Entry | None, changed: Sequence[Cause]) -> bool:
         """Return whether the cache may turn out to have the outputs, once what is upstream has run."""
-        if entry is not None and _only_outs(changed) and self.cache.has(entry.outs):
+        if entry is not None and _only_outs(changed) and self._comes_back(entry.outs):
             return True
         return self.cache.mentions(str(stage.section.get("_key", stage.command)))
 
