@@ -20,7 +20,7 @@ def kinds_table() -> str:
     for family in FAMILIES:
         for name in available(family):
             kind = load(family, name)
-            what = (kind.__doc__ or "").strip().splitlines()[0]
+            what = (kind.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
             lines.append(f"| {family} | `{name}` | {kind.block or ''} | {what} |")
     return "\n".join(lines)
 
