@@ -1,27 +1,28 @@
 """Batched generation from a local causal model, each row by itself: its own seed, its own limit, gone from the batch when it ends."""
 
-# Shape suffixes: B rows of the batch, H key-value heads, T positions so far, D width of a head, V vocabulary.
+# Shape suffixes: B rows of the batch, T positions, V vocabulary.
 
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from kdbuild.errors import StageError
 from kdbuild.records import Message
 from kdbuild.teachers import Answer, Ask
+from kdbuild.teachers._cache import join, keep, new_cache
 
-_ROWS_PER_BLOCK = 256
-"""Mean number of rows whose batches are formed together."""
-_GROWTH_TOKENS = 64
-"""Positions a cache layer grows by, so that a token is written in place instead of copying everything before it."""
+_ROWS_PER_BLOCK = 1024
+"""Mean number of rows that share a queue."""
 
 
 @dataclass
@@ -39,13 +40,59 @@ class _Row:
         return len(self.prompt) + self.ask.max_new_tokens
 
 
+@dataclass
+class _Batch:
+    """Rows that are generated together, and the input of their next step."""
+
+    rows: list[_Row]
+    ids_BT: torch.Tensor
+    """Tokens not yet seen by the model: the prompts (padded on the left), then one a row."""
+    mask_BT: torch.Tensor
+    """1 where a position holds a token of the row, from its prompt to the last of `ids_BT`."""
+    positions_BT: torch.Tensor
+    """Position of each of `ids_BT` in its own row."""
+    cache: Cache
+
+    @torch.inference_mode()
+    def go_on(self, going: list[int], next_B: list[int]) -> None:
+        """Keep these rows, with the tokens they got as the next input."""
+        if not going:
+            self.rows = []
+            return
+        if len(going) < len(self.rows):
+            keep_B = torch.tensor(going, device=self.mask_BT.device)
+            mask_BT = self.mask_BT[keep_B]
+            first = int(mask_BT.any(0).int().argmax())  # columns that only rows now gone had a token in
+            keep(self.cache, keep_B, first)
+            self.rows, self.mask_BT, self.positions_BT = [self.rows[i] for i in going], mask_BT[:, first:], self.positions_BT[keep_B]
+        self.ids_BT = torch.tensor(next_B, device=self.mask_BT.device)[:, None]
+        self.mask_BT = pad(self.mask_BT, (0, 1), value=1)
+        self.positions_BT = self.positions_BT[:, -1:] + 1
+
+    @torch.inference_mode()
+    def join(self, other: _Batch) -> _Batch:
+        """Return one batch of both, each of which has one token a row as its next input."""
+        if not other.rows:
+            return self
+        join(self.cache, other.cache)
+        width = max(self.mask_BT.shape[1], other.mask_BT.shape[1])
+        masks = [pad(batch.mask_BT, (width - batch.mask_BT.shape[1], 0)) for batch in (self, other)]
+        return _Batch(
+            [*self.rows, *other.rows],
+            torch.cat([self.ids_BT, other.ids_BT]),
+            torch.cat(masks),
+            torch.cat([self.positions_BT, other.positions_BT]),
+            self.cache,
+        )
+
+
 class Engine:
     """Generates with one model. Greedy answers are those of `model.generate`; sampled ones depend on the ask's seed alone."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, chat_template: str | None = None, batch_tokens: int = 8192
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, chat_template: str | None = None, batch_tokens: int = 16384
     ) -> None:
-        """`batch_tokens` bounds rows x (prompt + limit) of one batch."""
+        """`batch_tokens` bounds rows x (prompt + limit) of the batch."""
         self._model = model
         self._tokenizer = tokenizer
         self._template = chat_template
@@ -67,8 +114,8 @@ class Engine:
                 rows.append(read)
             else:
                 yield index, read
-        for batch in batches(rows, self._batch_tokens):
-            yield from self._run(batch)
+        for block in blocks(rows):
+            yield from self._run(block)
 
     def _read(self, index: int, ask: Ask) -> _Row | Answer:
         try:
@@ -90,48 +137,66 @@ class Engine:
         text = self._tokenizer.apply_chat_template(turns, chat_template=self._template, tokenize=False, add_generation_prompt=True)
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    # --- one batch -----------------------------------------------------------------------------------------------------------
+    # --- one block of rows ---------------------------------------------------------------------------------------------------
+
+    def _run(self, block: list[_Row]) -> Iterator[tuple[int, Answer]]:
+        """Answer a block: rows join the batch as others leave it."""
+        waiting = deque(sorted(block, key=lambda row: (-row.num_tokens_at_most, row.ask.row, row.index)))
+        batch: _Batch | None = None
+        while waiting or batch is not None:
+            if joining := self._admit(batch, waiting):
+                newcomers = self._start(joining)
+                yield from self._step(newcomers)
+                batch = newcomers if batch is None else batch.join(newcomers)
+            else:
+                assert batch is not None  # with nobody in the batch somebody is admitted
+                yield from self._step(batch)
+            if not batch.rows:
+                batch = None
+
+    def _admit(self, batch: _Batch | None, waiting: deque[_Row]) -> list[_Row]:
+        """Return the rows that join now: as many as there is room for, once that is worth a pass over their prompts."""
+        if not waiting:
+            return []
+        rows = batch.rows if batch is not None else []
+        num_slots = self._batch_tokens // max(row.num_tokens_at_most for row in (waiting[0], *rows))
+        num_free = num_slots - len(rows)
+        if rows and num_free < max(1, min(num_slots // 8, len(waiting))):
+            return []
+        return [waiting.popleft() for _ in range(min(max(num_free, 1), len(waiting)))]
+
+    def _start(self, rows: list[_Row]) -> _Batch:
+        width = max(len(row.prompt) for row in rows)
+        filler = self._tokenizer.pad_token_id or 0
+        device = self._model.device
+        ids_BT = torch.tensor([[filler] * (width - len(row.prompt)) + row.prompt for row in rows], device=device)
+        mask_BT = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=device)
+        return _Batch(rows, ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp_min(0), new_cache())
 
     @torch.inference_mode()
-    def _step(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor, positions_BT: torch.Tensor, cache: Cache) -> torch.Tensor:
+    def _forward(self, batch: _Batch) -> torch.Tensor:
         out = self._model(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            position_ids=positions_BT,
-            past_key_values=cache,
+            input_ids=batch.ids_BT,
+            attention_mask=batch.mask_BT,
+            position_ids=batch.positions_BT,
+            past_key_values=batch.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         logits_BV: torch.Tensor = out.logits[:, -1].float()
         return logits_BV
 
-    def _run(self, rows: list[_Row]) -> Iterator[tuple[int, Answer]]:
-        device = self._model.device
-        width = max(len(row.prompt) for row in rows)
-        pad = self._tokenizer.pad_token_id or 0
-        ids_BT = torch.tensor([[pad] * (width - len(row.prompt)) + row.prompt for row in rows], device=device)
-        mask_BT = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=device)
-        positions_BT = (mask_BT.cumsum(1) - 1).clamp_min(0)
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
-        while rows:
-            logits_BV = self._step(ids_BT, mask_BT, positions_BT, cache)
-            next_B, ok_B = _next_tokens(logits_BV, rows)
-            going = []
-            for i, row in enumerate(rows):
-                answer = self._after(row, next_B[i], ok_B[i])
-                if answer is None:
-                    going.append(i)
-                else:
-                    yield row.index, answer
-            if len(going) < len(rows):
-                keep = torch.tensor(going, dtype=torch.long, device=device)
-                cache.batch_select_indices(keep)
-                mask_BT, positions_BT = mask_BT[keep], positions_BT[keep]
-                next_B = [next_B[i] for i in going]
-                rows = [rows[i] for i in going]
-            ids_BT = torch.tensor(next_B, device=device).reshape(-1, 1)
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones((len(rows), 1))], dim=1)
-            positions_BT = positions_BT[:, -1:] + 1
+    def _step(self, batch: _Batch) -> Iterator[tuple[int, Answer]]:
+        """Give every row its next token, yield those that end with it, and leave the batch ready for the one after."""
+        next_B, ok_B = _next_tokens(self._forward(batch), batch.rows)
+        going = []
+        for i, row in enumerate(batch.rows):
+            answer = self._after(row, next_B[i], ok_B[i])
+            if answer is None:
+                going.append(i)
+            else:
+                yield row.index, answer
+        batch.go_on(going, [next_B[i] for i in going])
 
     def _after(self, row: _Row, token: int, ok: bool) -> Answer | None:
         """Return the answer if the row ends with this token."""
@@ -145,36 +210,22 @@ class Engine:
         return Answer(text, ended, len(row.prompt), len(row.tokens))
 
 
-def batches(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
-    """Yield batches of at most `batch_tokens` positions (one row at least), rows of like length together, the longest first.
-
-    Rows are cut into blocks by the digests of their ids, and batches formed inside a block: a run that starts again with part of
-    the rows answered forms the batches of every untouched block as before.
+def blocks(rows: Iterable[_Row]) -> Iterator[list[_Row]]:
+    """Yield the rows in blocks, cut by the digests of their ids: a run that starts again with part of the rows answered forms every
+    untouched block as before.
     """
     block: list[_Row] = []
     for row in sorted(rows, key=lambda row: (row.ask.row, row.index)):
         block.append(row)
         if _ends_block(row.ask.row):
-            yield from _cut(block, batch_tokens)
+            yield block
             block = []
-    yield from _cut(block, batch_tokens)
+    if block:
+        yield block
 
 
 def _ends_block(row_id: str) -> bool:
     return int.from_bytes(hashlib.sha256(row_id.encode("utf-8", "surrogatepass")).digest()[:4], "big") % _ROWS_PER_BLOCK == 0
-
-
-def _cut(block: list[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
-    batch: list[_Row] = []
-    longest = 0
-    for row in sorted(block, key=lambda row: -row.num_tokens_at_most):
-        longest = max(longest, row.num_tokens_at_most)
-        if batch and longest * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch, longest = [], row.num_tokens_at_most
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------------
@@ -208,33 +259,3 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
 
 def _failure(reason: str, num_prompt_tokens: int = 0) -> Answer:
     return Answer("", False, num_prompt_tokens, 0, failed=" ".join(reason.split()))
-
-
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """Past keys and values of one layer, with room ahead: a new token is written in place."""
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append `key_states` and `value_states` (B, H, new positions, D) and return all, (B, H, T, D)."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._keys_BHTD, self._values_BHTD = key_states[:, :, :0], value_states[:, :, :0]
-            self._length = 0
-        start, self._length = self._length, self._length + key_states.shape[-2]
-        if self._length > self._keys_BHTD.shape[-2]:
-            self._keys_BHTD = _grown(self._keys_BHTD, start, self._length + _GROWTH_TOKENS, key_states)
-            self._values_BHTD = _grown(self._values_BHTD, start, self._length + _GROWTH_TOKENS, value_states)
-        self._keys_BHTD[:, :, start : self._length] = key_states
-        self._values_BHTD[:, :, start : self._length] = value_states
-        self.keys, self.values = self._keys_BHTD[:, :, : self._length], self._values_BHTD[:, :, : self._length]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows of the batch."""
-        self._keys_BHTD, self._values_BHTD = self._keys_BHTD[indices], self._values_BHTD[indices]
-        self.keys, self.values = self._keys_BHTD[:, :, : self._length], self._values_BHTD[:, :, : self._length]
-
-
-def _grown(old_BHTD: torch.Tensor, length: int, capacity: int, like: torch.Tensor) -> torch.Tensor:
-    new_BHTD = like.new_empty((*like.shape[:2], capacity, like.shape[-1]))
-    new_BHTD[:, :, :length] = old_BHTD[:, :, :length]
-    return new_BHTD

@@ -37,8 +37,8 @@ class Transformers(Teacher):
     """Jinja file of the project that replaces the model's own chat template."""
     device: Annotated[str, Knob("where it runs")] = "auto"
     """`auto`, `cpu`, `cuda`, or a torch device such as `cuda:1`."""
-    batch_tokens: Annotated[int, Knob("how many rows run together")] = Field(8192, ge=1)
-    """Most positions (rows x prompt and new tokens) of one batch; bounds the memory of past keys and values."""
+    batch_tokens: Annotated[int, Knob("how many rows run together")] = Field(16384, ge=1)
+    """Most positions (rows x prompt and new tokens) at a time; bounds the memory of past keys and values."""
 
     def sources(self) -> tuple[str, ...]:
         """Return the model's source."""

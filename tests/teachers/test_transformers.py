@@ -10,7 +10,7 @@ import torch
 from kdbuild.errors import SourceError, SpecError, StageError
 from kdbuild.records import Message
 from kdbuild.teachers import Ask
-from kdbuild.teachers._generate import Engine, _draw, batches
+from kdbuild.teachers._generate import Engine, _draw, _Row, blocks
 from kdbuild.teachers.fake import Fake
 from kdbuild.teachers.transformers import Transformers
 from kdbuild.training.models import load_causal_lm, load_tokenizer
@@ -72,19 +72,32 @@ def test_tokens_are_drawn_from_the_tempered_distribution_within_top_p():
         assert torch.equal(drawn > 0, expected > 0)
 
 
-def test_batches_hold_like_lengths_within_the_budget_and_are_formed_again_by_a_restart(network):
-    engine = Engine(*network)
-    rows = [engine._read(i, ask) for i, ask in enumerate(asks_of(1500, 20))]
-    formed = [[row.ask.row for row in batch] for batch in batches(rows, 2000)]
-    assert sorted(name for batch in formed for name in batch) == sorted(row.ask.row for row in rows)
-    length = {row.ask.row: row.num_tokens_at_most for row in rows}
-    assert all(max(length[name] for name in batch) * len(batch) <= 2000 for batch in formed)
-    # Killed after a third of the batches, it goes on with the others as they were, but for the block it was in.
-    done = {name for batch in formed[: len(formed) // 3] for name in batch}
-    again = [[row.ask.row for row in batch] for batch in batches([row for row in rows if row.ask.row not in done], 2000)]
-    untouched = [batch for batch in formed if not done & set(batch)]
-    assert len([batch for batch in again if batch in untouched]) >= len(untouched) - 6
-    assert list(batches(rows[:1], 1)) == [rows[:1]]
+def test_blocks_are_formed_again_by_a_restart():
+    rows = [_Row(i, ask, [0] * (i % 50 + 1)) for i, ask in enumerate(asks_of(20_000, 20))]
+    formed = [[row.index for row in block] for block in blocks(rows)]
+    assert sorted(index for block in formed for index in block) == list(range(20_000))
+    assert 5 <= len(formed) <= 60
+    # Killed in the middle of a block, it goes on with what is left of it and with the others as they were.
+    done = {index for block in formed[:3] for index in block} | set(formed[3][:7])
+    again = [[row.index for row in block] for block in blocks([row for row in rows if row.index not in done][::-1])]
+    assert again == [formed[3][7:], *formed[4:]]
+    assert list(blocks([])) == []
+
+
+def test_the_batch_stays_within_its_budget_and_rows_join_as_others_leave(network):
+    engine = Engine(*network, batch_tokens=1000)
+    asks, sizes = asks_of(60, 30), []
+    forward = engine._forward
+
+    def watched(batch):
+        sizes.append((len(batch.rows), batch.mask_BT.shape[1]))
+        return forward(batch)
+
+    engine._forward = watched
+    assert sorted(index for index, _ in engine.generate(asks)) == list(range(60))
+    assert max(rows * width for rows, width in sizes) <= 1000
+    used = sum(answer.num_new_tokens for answer in answers(network, asks))
+    assert len(sizes) < 2.5 * used / max(rows for rows, _ in sizes)
 
 
 def test_logits_that_are_not_numbers_fail_the_row_and_no_other(network):
