@@ -69,7 +69,7 @@ class Kind(Model):
 def identity(model: BaseModel) -> dict[str, Any]:
     """Return the fields of `model` that are not knobs, at every depth, as plain JSON values."""
     return {
-        name: _plain(getattr(model, name))
+        field.alias or name: _plain(getattr(model, name))
         for name, field in type(model).model_fields.items()
         if not any(isinstance(mark, Knob) for mark in field.metadata)
     }
