@@ -180,7 +180,9 @@ def data_is_there(given: Given) -> Iterator[Problem]:
             spec, slash, other = source.from_.rpartition("/")
             if slash and spec != given.name:
                 yield from _in_other_spec(given, below, spec, other)
-            elif not (other == name and has_data(phase)):
+            elif other == name and not has_data(phase):
+                yield Problem(below, "the phase selects no rows of its own", hint="give it `elicit` or `select`, or name another phase")
+            elif other != name:
                 yield from _earlier(given, below, name, other, has_data, "selects no rows")
 
 
@@ -215,7 +217,7 @@ def _earlier(
 
 def _in_other_spec(given: Given, at: At, spec: str, phase: str) -> Iterator[Problem]:
     if spec not in given.known:
-        yield Problem(at, no_such("spec", spec, sorted(given.known)), hint=f"specs/{spec}.yaml is not there")
+        yield Problem(at, no_such("spec", spec, sorted(given.known)), hint=f"specs/ holds {', '.join(sorted(given.known))}")
     elif spec in given.peers:
         phases = given.peers[spec].phases
         if phase not in phases:

@@ -256,7 +256,8 @@ class _Walk:
                 self.wrong(below, key_node, f"`{key}` is given twice; the first is on line {first[key]}", "keep one of the two")
                 continue
             first[key] = key_node.start_mark.line + 1
-            self._forget(below)
+            if key in built:
+                self._forget(below)
             self.document._key_lines[below] = first[key]
             built[key] = self.value(value_node, below)
         return built

@@ -198,29 +198,32 @@ def _wrong_type(at: At, wanted: str, value: Any, line: int | None) -> Problem:
 
 def _not_one_of(at: At, expected: str, value: Any, line: int | None) -> Problem:
     words = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
-    near = nearest(str(value), words)
-    choice = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-    return Problem(at, f"must be {choice}, but is {_plain(value)}{_did_you_mean(near)}", line=line)
+    near = nearest(value, words) if isinstance(value, str) else None
+    quoted = [f"`{word}`" for word in words]
+    choice = quoted[0] if len(words) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+    given = _plain(value) if isinstance(value, str) else shown(value)
+    return Problem(at, f"must be {choice}, but is {given}{_did_you_mean(near)}", line=line)
 
 
 def _kind_missing(at: At, context: Context, value: Any, line: int | None) -> Problem:
-    what, kinds = context["what"], available(context["family"])
+    kinds = available(context["family"])
+    hint = f"choose from: {', '.join(kinds)}"
+    if isinstance(value, Mapping):
+        return Problem(at, "`kind` is missing", hint=hint, line=line)
     near = nearest(value, list(kinds)) if isinstance(value, str) else None
-    hint = f"write `{{kind: {near}}}`" if near else f"`kind` is one of {', '.join(kinds)}"
-    given = "" if isinstance(value, Mapping) else f", but this is {shown(value)}"
-    return Problem(at, f"{_article(what)} is a mapping with a `kind`{given}", hint=hint, line=line)
+    return Problem(
+        at, f"must be a mapping with a `kind`, but is {shown(value)}", hint=f"write `{{kind: {near}}}`" if near else hint, line=line
+    )
 
 
 def _kind_unknown(at: At, context: Context, document: Document) -> Problem:
-    what, kinds = context["what"], list(available(context["family"]))
-    near = nearest(context["given"], kinds)
-    hint = None if near else f"there are {', '.join(kinds)}"
+    kinds, given = list(available(context["family"])), document.get((*at, "kind"))
     line = document.line_of((*at, "kind"))
-    return Problem(at, f"no {what} named `{context['given']}`{_did_you_mean(near)}", hint=hint, line=line)
-
-
-def _article(what: str) -> str:
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+    if not isinstance(given, str):
+        return Problem((*at, "kind"), f"must be text, but is {shown(given)}", hint=f"choose from: {', '.join(kinds)}", line=line)
+    near = nearest(given, kinds)
+    hint = None if near else f"choose from: {', '.join(kinds)}"
+    return Problem(at, f"no {context['what']} named `{given}`{_did_you_mean(near)}", hint=hint, line=line)
 
 
 def _did_you_mean(near: str | None) -> str:
