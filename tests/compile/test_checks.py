@@ -8,6 +8,7 @@ import pytest
 
 from kdbuild.compile import checks
 from kdbuild.errors import SpecError
+from kdbuild.kinds import load
 from kdbuild.spec.model import Params, Spec
 
 PARAMS = Params.model_validate({"teachers": {"tiny": {"kind": "fake"}}, "embedder": {"kind": "fake"}})
@@ -114,3 +115,9 @@ def test_check_spec_raises_every_error_with_its_line(root: Path) -> None:
     assert caught.value.message.startswith(
         "specs/a.yaml:2: teacher: no teacher named `tinny`. Did you mean `tiny`?\n    2 | teacher: tinny\n"
     )
+
+
+def test_a_kinds_missing_package_is_a_warning_at_the_kind(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load("selectors", "exact-dedup"), "needs_packages", (("no_such_module_here", "no-such"),))
+    of = spec({"sft": ASK | SFT | {"select": [{"kind": "exact-dedup"}]}})
+    assert found(root, of) == [("phases.sft.select.0", "warning")]
