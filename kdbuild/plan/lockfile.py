@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdbuild.errors import StageError
+
+_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,32 @@ def parse(text: str) -> dict[str, Entry]:
 
 
 def entry_of(value: Any, name: str) -> Entry:
-    """Return one stage of a dvc.lock, or one entry of the run cache, which has the same form; ValueError if it has not."""
+    """Return one stage of a dvc.lock, or one entry of the run cache, which has the same form; ValueError if it has not.
+
+    Stricter than DVC's own schema, which lets a hash that was cut away pass and then fails on it.
+    """
     try:
         return Entry(
-            cmd=value["cmd"],
-            deps={dep["path"]: dep["md5"] for dep in value.get("deps", ())},
-            params={str(path): dict(leaves) for path, leaves in value.get("params", {}).items()},
-            outs={out["path"]: out["md5"] for out in value.get("outs", ())},
+            cmd=_text(value["cmd"]),
+            deps=_hashes(value.get("deps", ())),
+            params={_text(path): dict(leaves) for path, leaves in value.get("params", {}).items()},
+            outs=_hashes(value.get("outs", ())),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"stage {name} is not complete") from error
+
+
+def _hashes(items: Any) -> dict[str, str]:
+    found = {_text(item["path"]): _text(item["md5"]) for item in items}
+    if not all(_HASH.fullmatch(digest) for digest in found.values()):
+        raise ValueError
+    return found
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def read(root: Path) -> dict[str, Entry]:

@@ -21,10 +21,11 @@ def find(root: Path, snapshots: Path) -> Iterator[Found]:
     if not path.exists():
         return
     text = _text(path)
-    now, known = _stages(text), _candidates(root, snapshots)
-    if now is None:
-        what = "dvc.lock is empty: every dvc command stops" if not (text or "").strip() else "dvc.lock is torn: every dvc command stops"
-        yield what, _remedy(known), lambda: _mend(root, known)
+    (now, is_whole), known = _stages(text), _candidates(root, snapshots)
+    if not is_whole:
+        known = [now, *known] if now else known
+        what = "torn" if (text or "").strip() else "empty"
+        yield f"dvc.lock is {what}: dvc stops at it", _remedy(known), lambda: _mend(root, known)
         return
     newest = known[0] if known else {}
     wanted = set(_in_dvc_yaml(root))
@@ -73,21 +74,34 @@ def _fits(entry: Mapping[str, Any], hashes: Hashes) -> bool:
 
 def _candidates(root: Path, snapshots: Path) -> list[dict[str, Any]]:
     """Return what is known of good locks, newest first: kdbuild's snapshots, then the one in git."""
-    texts = [_text(path) for path in sorted(snapshots.glob("*.lock"), reverse=True)]
-    found = [stages for text in [*texts, _committed(root)] if (stages := _stages(text))]
+    texts = [*(_text(path) for path in sorted(snapshots.glob("*.lock"), reverse=True)), _committed(root)]
+    found = [stages for stages, is_whole in map(_stages, texts) if is_whole and stages]
     wanted = _in_dvc_yaml(root)
     return [{name: entry for name, entry in stages.items() if name in wanted} if wanted else stages for stages in found]
 
 
-def _stages(text: str | None) -> dict[str, Any] | None:
-    """Return the stages of a lock as they are written there, or None where it is no lock."""
+def _stages(text: str | None) -> tuple[dict[str, Any], bool]:
+    """Return the complete stages of a lock as they are written there, and whether it is a whole lock."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         lockfile.parse(text or "")
+        is_whole = True
     except ValueError:
-        return None
-    return dict(YAML(typ="safe").load(text)["stages"] or {}) if "stages" in (text or "") else {}
+        is_whole = False
+    try:
+        stages = YAML(typ="safe").load(text)["stages"] or {}
+        return {name: entry for name, entry in stages.items() if _is_complete(entry)}, is_whole
+    except (YAMLError, KeyError, TypeError, AttributeError):
+        return {}, is_whole
+
+
+def _is_complete(entry: Any) -> bool:
+    try:
+        return bool(lockfile.entry_of(entry, "").outs)
+    except ValueError:
+        return False
 
 
 def _committed(root: Path) -> str | None:
