@@ -8,26 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbuild.kinds import available, load
-
 TOP = Path(__file__).parents[1]
-FAMILIES = ("seeds", "teachers", "elicitors", "selectors", "objectives", "students", "adaptations", "evaluators", "embedders")
-
-
-def kinds_table() -> str:
-    """Return the table of kinds: family, kind, survey block, first line of the class's docstring."""
-    lines = ["| family | kind | block | what it does |", "|---|---|---|---|"]
-    for family in FAMILIES:
-        for name in available(family):
-            kind = load(family, name)
-            what = (kind.__doc__ or "").strip().splitlines()[0].replace("|", "\\|")
-            lines.append(f"| {family} | `{name}` | {kind.block or ''} | {what} |")
-    return "\n".join(lines)
-
-
-def test_kinds_table_is_current():
-    text = (TOP / "kdbuild" / "README.md").read_text(encoding="utf-8")
-    assert kinds_table() in text, f"write this table into kdbuild/README.md:\n{kinds_table()}"
 
 
 def _commands(path: str) -> list[tuple[str, ...]]:
@@ -78,7 +59,9 @@ def test_shown_output_of_check_is_real(repository):
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory, new_project):
     """Return a copy of what this repository ships, as a project of its own."""
-    files = {str(path.relative_to(TOP)): path.read_text(encoding="utf-8") for path in [TOP / "params.yaml", *(TOP / "specs").rglob("*.yaml")]}
+    files = {
+        str(path.relative_to(TOP)): path.read_text(encoding="utf-8") for path in [TOP / "params.yaml", *(TOP / "specs").rglob("*.yaml")]
+    }
     files |= {str(path.relative_to(TOP)): path.read_text(encoding="utf-8") for path in (TOP / "specs").rglob("*.jsonl")}
     return new_project(tmp_path_factory.mktemp("repository"), files)
 
@@ -91,7 +74,10 @@ def test_measured_table_is_what_the_metrics_say():
     for spec in ("everyday-helper", "python-docs"):
         metrics = json.loads((TOP / "artifacts" / spec / "metrics.json").read_text())
         for model in ("init", "sft", "kl", "teacher"):
-            cells = [f"{metrics[model][name]:.2f}" for name in ("held_out_loss_nats_per_token", "kl_to_teacher_nats_per_token", "top1_agreement_frac", "rouge_l_f1")]
+            cells = [
+                f"{metrics[model][name]:.2f}"
+                for name in ("held_out_loss_nats_per_token", "kl_to_teacher_nats_per_token", "top1_agreement_frac", "rouge_l_f1")
+            ]
             row = next((line for line in text.splitlines() if line.startswith(f"| {spec} | {model} |")), None)
             assert row is not None, (spec, model)
             assert [cell.strip() for cell in row.split("|")[3:7]] == cells

@@ -45,7 +45,7 @@ def built(request, tmp_path_factory, new_project):
     project = new_project(root, files)
     project.is_fake = request.param == "fake"
     done = project.repro()
-    assert DATA | ON <= done.ran
+    assert done.ran >= DATA | ON
     assert project.num_answers() == NUM_SEEDS
     project.run("git", "add", "-A")
     project.run("git", "commit", "-qm", "built")
@@ -92,12 +92,16 @@ def _longer_than(limit: int) -> Callable[..., int]:
 EDITS = {
     "nothing": Edit("specs/t.yaml", lambda text: text, set()),
     "comment and key order": Edit(
-        "specs/t.yaml", lambda text: "# Another.\n" + text.replace("teacher: asked\n", "").replace("seeds:", "teacher:   asked\nseeds:"), set()
+        "specs/t.yaml",
+        lambda text: "# Another.\n" + text.replace("teacher: asked\n", "").replace("seeds:", "teacher:   asked\nseeds:"),
+        set(),
     ),
     "learning rate of the last phase": Edit("specs/t.yaml", _swap("2.0e-4", "3.0e-4"), {"t_kl_train", "t_evaluate", "t_report"}),
     "learning rate of the first phase": Edit("specs/t.yaml", _swap("1.0e-3", "2.0e-3"), ON),
     "threshold, same set": Edit("specs/t.yaml", _swap("0.97", "0.975"), {"t_sft_select"}),
-    "seed added": Edit("specs/seeds/t.jsonl", lambda text: text + '{"id": "new", "prompt": "What is a good gift for a friend?"}\n', DATA, ON, 1),
+    "seed added": Edit(
+        "specs/seeds/t.jsonl", lambda text: text + '{"id": "new", "prompt": "What is a good gift for a friend?"}\n', DATA, ON, 1
+    ),
     "seed changed": Edit("specs/seeds/t.jsonl", _swap("Describe the sea", "Describe the forest"), DATA, ON, 1),
     "seed removed": Edit("specs/seeds/t.jsonl", lambda text: "".join(text.splitlines(keepends=True)[:-1]), DATA, ON, 0),
     "seeds reordered": Edit("specs/seeds/t.jsonl", lambda text: "".join(reversed(text.splitlines(keepends=True))), {"t_sft_elicit"}),

@@ -20,6 +20,7 @@ COMMANDS = {
     "plan": "Say what a build would do, why, and how many teacher calls it takes.",
     "build": "Compile, show the plan, and build what is stale.",
     "doctor": "Find, and with --fix mend, what a crash left behind.",
+    "kinds": "List the words a spec can use, family by family.",
     "schema": "Print the JSON Schema of a spec, for editors.",
     "stage": "Run one step of one spec, as dvc.yaml does.",
 }

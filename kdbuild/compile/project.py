@@ -11,7 +11,6 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from kdbuild import canonical
 from kdbuild.compile.checks import check_spec
 from kdbuild.compile.resolve import Models, Resolver
 from kdbuild.compile.stages import Stage
@@ -130,7 +129,9 @@ def load(root: Path, *, tolerant: bool = False) -> Project:
         SpecError: something is wrong with params.yaml, or (unless `tolerant`) with any spec: all errors of all files.
     """
     params = read_params(root / "params.yaml")
-    specs, broken, known = {}, {}, spec_names(root)
+    specs: dict[str, Spec] = {}
+    broken: dict[str, KdbuildError] = {}
+    known = spec_names(root)
     for name in known:
         try:
             specs[name] = read_spec(root / "specs" / f"{name}.yaml", params)
@@ -148,8 +149,3 @@ def load(root: Path, *, tolerant: bool = False) -> Project:
         messages = "\n\n".join(str(found.broken[name]) for name in sorted(found.broken))
         raise SpecError(messages)
     return found
-
-
-def section_of(stage: Stage) -> str:
-    """Return the canonical text of a stage's section."""
-    return canonical.dumps(stage.section)
