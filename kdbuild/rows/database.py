@@ -43,6 +43,8 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open the file, made with its tables if absent. A `read_only` store that is not there is an empty one."""
     if read_only:
         return _connect_read_only(path)
+    if not os.access(path.parent, os.W_OK):
+        raise StageError(f"the row store {path} cannot be written", hint=_HINTS["SQLITE_READONLY"][1])
     _keep_reserve(path)
     connection = _connection(path.as_uri())
     connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")

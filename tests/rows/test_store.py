@@ -15,7 +15,7 @@ import time
 import pytest
 
 from kdbuild.errors import StageError
-from kdbuild.rows import database
+from kdbuild.rows import database, place
 from kdbuild.rows.store import Store
 from kdbuild.teachers import Answer
 
@@ -227,6 +227,19 @@ def test_a_disk_that_fills_up_keeps_every_answer_and_says_so(small_disk):
     with Store.open(small_disk, read_only=True) as reader:
         found = reader.serve_many([(key(i), 64) for i in range(kept)])
     assert len(found) == kept
+
+
+def test_a_read_only_disk_is_said(small_disk):
+    with Store.open(small_disk) as store:
+        store.put(key(1), 64, ended(3))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StageError, match="cannot be written") as caught, Store.open(small_disk) as store:
+        store.put(key(2), 64, ended(3))
+    assert "rows_dir" in caught.value.hint
+    with Store.open(small_disk, read_only=True) as store:
+        assert store.serve(key(1), 64) == ended(3)
+    with pytest.raises(StageError, match="cannot be made"):
+        place.store_dir(small_disk, "rows")
 
 
 def test_a_rollback_journal_is_used_where_wal_cannot_work_and_said_aloud(tmp_path, monkeypatch, capfd):
