@@ -53,6 +53,14 @@ def new_cache() -> Cache:
     return Cache(layer_class_to_replicate=RoomyLayer)
 
 
+def repeated(cache: Cache, num_rows: int) -> Cache:
+    """Return the past of one row (or of none) as that of `num_rows` rows."""
+    new = new_cache()
+    for index, layer in enumerate(cache.layers):
+        new.update(layer.keys.expand(num_rows, -1, -1, -1), layer.values.expand(num_rows, -1, -1, -1), index)
+    return new
+
+
 def join(cache: Cache, other: Cache) -> None:
     """Take another batch's past into `cache`."""
     for layer, joining in zip(cache.layers, other.layers, strict=True):

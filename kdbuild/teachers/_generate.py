@@ -8,6 +8,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from transformers.cache_utils import Cache
 from kdbuild.errors import StageError
 from kdbuild.records import Message
 from kdbuild.teachers import Answer, Ask
-from kdbuild.teachers._cache import join, keep, new_cache
+from kdbuild.teachers._cache import join, keep, new_cache, repeated
 
 _ROWS_PER_BLOCK = 1024
 """Mean number of rows that share a queue."""
+_SHORTEST_PREFIX = 8
+"""Tokens below which sharing the start of the prompts is not worth a pass of its own."""
 
 
 @dataclass
@@ -38,6 +41,14 @@ class _Row:
     @property
     def num_tokens_at_most(self) -> int:
         return len(self.prompt) + self.ask.max_new_tokens
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """What the prompts of a block share, and the model's past after it (one row)."""
+
+    num_tokens: int
+    cache: Cache
 
 
 @dataclass
@@ -142,10 +153,11 @@ class Engine:
     def _run(self, block: list[_Row]) -> Iterator[tuple[int, Answer]]:
         """Answer a block: rows join the batch as others leave it."""
         waiting = deque(sorted(block, key=lambda row: (-row.num_tokens_at_most, row.ask.row, row.index)))
+        prefix = self._prefix(block)
         batch: _Batch | None = None
         while waiting or batch is not None:
             if joining := self._admit(batch, waiting):
-                newcomers = self._start(joining)
+                newcomers = self._start(joining, prefix)
                 yield from self._step(newcomers)
                 batch = newcomers if batch is None else batch.join(newcomers)
             else:
@@ -165,13 +177,30 @@ class Engine:
             return []
         return [waiting.popleft() for _ in range(min(max(num_free, 1), len(waiting)))]
 
-    def _start(self, rows: list[_Row]) -> _Batch:
-        width = max(len(row.prompt) for row in rows)
+    @torch.inference_mode()
+    def _prefix(self, block: list[_Row]) -> _Prefix:
+        """Read what all prompts of the block begin with (the system turn, mostly) once."""
+        prompts = [row.prompt[:-1] for row in block]
+        first, last = min(prompts), max(prompts)  # what these two share, all between them share
+        shared = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+        cache = new_cache()
+        if len(block) < 2 or len(shared) < _SHORTEST_PREFIX:
+            return _Prefix(0, cache)
+        ids_BT = torch.tensor([shared], device=self._model.device)
+        self._forward(_Batch([], ids_BT, torch.ones_like(ids_BT), torch.arange(len(shared), device=ids_BT.device)[None], cache))
+        return _Prefix(len(shared), cache)
+
+    def _start(self, rows: list[_Row], prefix: _Prefix) -> _Batch:
+        """Return a batch whose next input is the rows' prompts after the prefix, padded on the left (the positions know nothing of it)."""
+        rests = [row.prompt[prefix.num_tokens :] for row in rows]
+        width = max(len(rest) for rest in rests)
         filler = self._tokenizer.pad_token_id or 0
         device = self._model.device
-        ids_BT = torch.tensor([[filler] * (width - len(row.prompt)) + row.prompt for row in rows], device=device)
-        mask_BT = torch.tensor([[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], device=device)
-        return _Batch(rows, ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp_min(0), new_cache())
+        ids_BT = torch.tensor([[filler] * (width - len(rest)) + rest for rest in rests], device=device)
+        mask_BT = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device)
+        positions_BT = prefix.num_tokens + (mask_BT.cumsum(1) - 1).clamp_min(0)
+        cache = repeated(prefix.cache, len(rows))
+        return _Batch(rows, ids_BT, pad(mask_BT, (prefix.num_tokens, 0), value=1), positions_BT, cache)
 
     @torch.inference_mode()
     def _forward(self, batch: _Batch) -> torch.Tensor:
