@@ -23,18 +23,20 @@ class Ignores:
         """Return whether DVC leaves `path` (absolute, inside the project) out of the directory it lies in."""
         if path.name in _ALWAYS or (is_dir and (path / ".dvc").is_dir()):
             return True
-        return any(self._matches(folder, path, is_dir) for folder in self._folders(path))
+        # The file nearest to the path has the last word, as in git.
+        for folder in reversed(self._folders(path)):
+            patterns = self._read(folder / ".dvcignore")
+            if patterns is None:
+                continue
+            verdict = patterns.check_file(path.relative_to(folder).as_posix() + ("/" if is_dir else "")).include
+            if verdict is not None:
+                return verdict
+        return False
 
     def _folders(self, path: Path) -> list[Path]:
         """Return the folders, from the project's down, whose `.dvcignore` speaks about `path`."""
         below = path.parent.relative_to(self._root).parts
         return [self._root.joinpath(*below[:depth]) for depth in range(len(below) + 1)]
-
-    def _matches(self, folder: Path, path: Path, is_dir: bool) -> bool:
-        patterns = self._read(folder / ".dvcignore")
-        if patterns is None:
-            return False
-        return patterns.match_file(path.relative_to(folder).as_posix() + ("/" if is_dir else ""))
 
 
 def _patterns(file: Path) -> GitIgnoreSpec | None:

@@ -159,7 +159,7 @@ class Planner:
         """Return whether the cache may turn out to have the outputs, once what is upstream has run."""
         if entry is not None and _only_outs(changed) and self._comes_back(entry.outs):
             return True
-        return self.cache.mentions(str(stage.section.get("_key", stage.command)))
+        return self.cache.mentions(str(stage.section.get("_key")))
 
 
 def _only_outs(changed: Iterable[Cause]) -> bool:

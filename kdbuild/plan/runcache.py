@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from kdbuild.plan import lockfile
 
 _LEFT_OUT = frozenset({"size", "nfiles"})
 _PROTECTED = 0o444
+_DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
 
 
 class RunCache:
@@ -36,12 +39,12 @@ class RunCache:
 
     def mentions(self, stage_key: str) -> bool:
         """Return whether any entry was made by a stage with this `_key`."""
-        needle = stage_key.encode()
-        return any(needle in _bytes(path) for path in self.entries())
+        return stage_key.encode() in self._digests
 
-    def entries(self) -> Iterator[Path]:
-        """Yield the files of the run cache."""
-        yield from (path for path in (self._dir / "runs").glob("*/*/*") if path.is_file())
+    @cached_property
+    def _digests(self) -> set[bytes]:
+        files = (path for path in (self._dir / "runs").glob("*/*/*") if path.is_file())
+        return {digest for path in files for digest in _DIGEST.findall(_bytes(path))}
 
     def objects(self, digest: str) -> list[Path]:
         """Return the cache files an output with this hash is made of.

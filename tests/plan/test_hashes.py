@@ -18,7 +18,7 @@ DVC_YAML = """
 stages:
   make:
     cmd: ./tool.sh && mkdir -p out/deep && cp data/a.txt out/deep/b && echo 1 > facts.json
-    deps: [data, tool.sh]
+    deps: [data, deep/data, tool.sh]
     params: [{params.json: [a.size, a.rate, a.names, a.table, a.none]}]
     outs: [out]
     metrics: [{facts.json: {cache: false}}]
@@ -39,6 +39,11 @@ FILES = {
     "data/z/z.txt": "three",
     "data/z.txt": "sorts before z/z.txt",
     "data/.git/x": "left out",
+    "deep/.dvcignore": "!b.bak\n*.old\n",
+    "deep/data/a.bak": "left out",
+    "deep/data/b.bak": "taken back in by the nearer file",
+    "deep/data/c.old": "left out",
+    "deep/data/sub/.dvc/config": "another project: left out",
     "elsewhere/d": "linked",
 }
 
@@ -66,7 +71,7 @@ def _lock(root: Path) -> dict:
 def test_hashes_are_those_of_dvc(built):
     lock, hashes = _lock(built), Hashes(built)
     expected = {item["path"]: item["md5"] for item in [*lock["deps"], *lock["outs"]]}
-    assert set(expected) == {"data", "tool.sh", "out", "facts.json"}
+    assert set(expected) == {"data", "deep/data", "tool.sh", "out", "facts.json"}
     assert {path: hashes.of(path) for path in expected} == expected
     assert hashes.of("nothing/here") is None
 
@@ -76,7 +81,7 @@ def test_run_cache_key_is_that_of_dvc(built):
     (folder,) = (built / ".dvc/cache/runs").glob("*/*")
     # The executable bit is part of what DVC hashes; sizes are not.
     assert next(dep for dep in lock["deps"] if dep["path"] == "tool.sh")["isexec"] is True
-    deps = [{"path": "data", "hash": "md5", "md5": Hashes(built).of("data")}]
+    deps = [{"path": path, "hash": "md5", "md5": Hashes(built).of(path)} for path in ("deep/data", "data")]
     deps.append({"path": "tool.sh", "hash": "md5", "md5": Hashes(built).of("tool.sh"), "isexec": Hashes(built).is_executable("tool.sh")})
     key = key_of(lock["cmd"], deps, lock["params"], [out["path"] for out in lock["outs"]])
     assert key == folder.name
