@@ -3,7 +3,7 @@
 A float32 matrix product finds candidates; each candidate is scored again in float64, in a fixed order of summation, and rounded. So what
 comes out is a function of the vectors alone: the number of threads, the BLAS and the shapes of the blocks cannot change it.
 
-Shape suffixes: N vectors, Q queries, B base vectors, D dimension, K candidates of one query.
+Shape suffixes: N vectors, Q queries, B base vectors, S rows of a strip, T of a tile, D dimension, P width of a scan, K candidates.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import threadpoolctl
+
+from kdbuild.selectors import _sketch
+from kdbuild.selectors._sketch import Scan
 
 NUM_DECIMALS = 6
 """Cosines are rounded to this before anything is decided: what float32 unit vectors can carry, so that a vector has cosine 1.0 with itself
@@ -66,8 +69,10 @@ def cosines(one_D: np.ndarray, others_KD: np.ndarray) -> np.ndarray:
 
 def best_matches(queries_QD: np.ndarray, base_BD: np.ndarray, *, at_least: float = -1.0) -> Match:
     """Return, for each query, the most similar base vector whose cosine is at least `at_least`. Both arrays come from `unit`."""
+    scan = _sketch.whole(queries_QD)
+    base = _Base(base_BD, np.arange(len(base_BD)), base_BD)
     with _threads() as pool:
-        return _best_matches(pool, queries_QD, base_BD, at_least)
+        return _best_matches(pool, queries_QD, scan, base, at_least)
 
 
 def greedy_cover(vectors_ND: np.ndarray, max_cosine: float) -> Match:
@@ -77,86 +82,90 @@ def greedy_cover(vectors_ND: np.ndarray, max_cosine: float) -> Match:
         For a vector that is not kept, the most similar of those kept before it, and that cosine; for a kept one, -1 and NaN.
     """
     vectors_ND = unit(vectors_ND)
-    match = Match(np.full(len(vectors_ND), -1, np.int64), np.full(len(vectors_ND), np.nan))
-    kept_N, kept_ND, num_kept = np.empty(len(vectors_ND), np.int64), np.empty_like(vectors_ND), 0
+    num_vectors, num_kept = len(vectors_ND), 0
+    index_N, cosine_N = np.full(num_vectors, -1, np.int64), np.full(num_vectors, np.nan)
     with _threads() as pool:
-        for start in range(0, len(vectors_ND), _BLOCK):
-            block = vectors_ND[start : start + _BLOCK]
-            found = _best_matches(pool, block, kept_ND[:num_kept], max_cosine)
-            index = np.where(found.index_Q >= 0, kept_N[found.index_Q], -1)
-            _cover_inside(pool, block, start, index, found.cosine_Q, max_cosine)
-            match.index_Q[start : start + len(block)] = index
-            match.cosine_Q[start : start + len(block)] = found.cosine_Q
-            stays = np.flatnonzero(index < 0)
-            kept_N[num_kept : num_kept + len(stays)] = start + stays
-            kept_ND[num_kept : num_kept + len(stays)] = block[stays]
-            num_kept += len(stays)
-    return match
+        scan = _sketch.narrow(vectors_ND, max_cosine)
+        kept_N, kept_NP = np.empty(num_vectors, np.int64), np.empty_like(scan.rows_NP)
+        for start in range(0, num_vectors, _BLOCK):
+            block = slice(start, min(start + _BLOCK, num_vectors))
+            base = _Base(vectors_ND, kept_N[:num_kept], kept_NP[:num_kept])
+            found = _best_matches(pool, vectors_ND[block], replace(scan, rows_NP=scan.rows_NP[block]), base, max_cosine)
+            index_N[block], cosine_N[block] = found.index_Q, found.cosine_Q
+            _cover_inside(pool, vectors_ND, scan, block, Match(index_N, cosine_N), max_cosine)
+            stay = start + np.flatnonzero(index_N[block] < 0)
+            kept_N[num_kept : num_kept + len(stay)] = stay
+            kept_NP[num_kept : num_kept + len(stay)] = scan.rows_NP[stay]
+            num_kept += len(stay)
+    return Match(index_N, cosine_N)
 
 
-def _cover_inside(pool: Executor, block_BD: np.ndarray, start: int, index_B: np.ndarray, cosine_B: np.ndarray, max_cosine: float) -> None:
-    """Go on with the cover among the rows of one block, whose best matches before the block are given; both arrays are updated."""
-    floor = max_cosine - _margin(block_BD.shape[1])
-    strips = range(0, len(block_BD), _STRIP)
-    for near in pool.map(lambda at: _near_before(block_BD, at, floor), strips):
+@dataclass(frozen=True)
+class _Base:
+    """What queries are compared with: some of a set of vectors."""
+
+    vectors_ND: np.ndarray
+    member_B: np.ndarray
+    """Ascending positions in `vectors_ND`."""
+    rows_BP: np.ndarray
+    """Their rows of the scan."""
+
+
+def _cover_inside(pool: Executor, vectors_ND: np.ndarray, scan: Scan, block: slice, match: Match, max_cosine: float) -> None:
+    """Go on with the cover among the rows of one block, whose best matches before the block stand in `match`, which is updated."""
+    rows_BP, floor = scan.rows_NP[block], max_cosine - scan.under
+    strips = range(0, len(rows_BP), _STRIP)
+    for near in pool.map(lambda at: _near_before(rows_BP[: at + _STRIP], at, floor), strips):
         for row, earlier in near:
-            earlier = earlier[index_B[earlier] < 0]
+            row, earlier = block.start + row, block.start + earlier
+            earlier = earlier[match.index_Q[earlier] < 0]
             if not len(earlier):
                 continue
-            cosine_K = cosines(block_BD[row], block_BD[earlier])
+            cosine_K = cosines(vectors_ND[row], vectors_ND[earlier])
             best = int(cosine_K.argmax())
-            # NaN is less than nothing here: a row without a match before the block takes any that reaches the limit.
-            if cosine_K[best] >= max_cosine and not cosine_K[best] <= cosine_B[row]:
-                index_B[row], cosine_B[row] = start + earlier[best], cosine_K[best]
+            # Not `>`: where there was no match before the block, the cosine is NaN.
+            if cosine_K[best] >= max_cosine and not cosine_K[best] <= match.cosine_Q[row]:
+                match.index_Q[row], match.cosine_Q[row] = earlier[best], cosine_K[best]
 
 
-def _near_before(block_BD: np.ndarray, at: int, floor: float) -> list[tuple[int, np.ndarray]]:
-    """Return the rows of one strip that may have a match among the rows before them in the block, with those rows."""
-    strip = block_BD[at : at + _STRIP]
-    cosine_SB = strip @ block_BD[: at + len(strip)].T
-    cosine_SB[:, at:][np.triu_indices(len(strip))] = -2.0
-    near = np.flatnonzero(cosine_SB.max(axis=1) >= floor)
-    return [(at + int(row), np.flatnonzero(cosine_SB[row] >= floor)) for row in near]
+def _near_before(rows_BP: np.ndarray, at: int, floor: float) -> list[tuple[int, np.ndarray]]:
+    """Return the rows from position `at` on that may have a match among the rows before them, with those rows."""
+    bound_SB = rows_BP[at:] @ rows_BP.T
+    bound_SB[:, at:][np.triu_indices(len(bound_SB))] = -np.inf
+    near = np.flatnonzero(bound_SB.max(axis=1) >= floor)
+    return [(at + int(row), np.flatnonzero(bound_SB[row] >= floor)) for row in near]
 
 
-def _best_matches(pool: Executor, queries_QD: np.ndarray, base_BD: np.ndarray, at_least: float) -> Match:
-    strips = [queries_QD[at : at + _STRIP] for at in range(0, len(queries_QD), _STRIP)]
-    found = list(pool.map(lambda strip: _strip_matches(strip, base_BD, at_least), strips))
-    if not found:
-        return Match(np.empty(0, np.int64), np.empty(0))
-    return Match(np.concatenate([m.index_Q for m in found]), np.concatenate([m.cosine_Q for m in found]))
+def _best_matches(pool: Executor, queries_QD: np.ndarray, scan: Scan, base: _Base, at_least: float) -> Match:
+    """Return the best match of each query, as a position in `base.vectors_ND`; `scan` holds the queries' rows."""
+    index_Q, cosine_Q = np.full(len(queries_QD), -1, np.int64), np.full(len(queries_QD), np.nan)
+
+    def match_strip(at: int) -> None:
+        strip = replace(scan, rows_NP=scan.rows_NP[at : at + _STRIP])
+        for row, candidates in _candidates(strip, base.rows_BP, at_least).items():
+            member_K = base.member_B[np.concatenate(candidates)]
+            cosine_K = cosines(queries_QD[at + row], base.vectors_ND[member_K])
+            best = int(cosine_K.argmax())
+            if cosine_K[best] >= at_least:
+                index_Q[at + row], cosine_Q[at + row] = member_K[best], cosine_K[best]
+
+    list(pool.map(match_strip, range(0, len(queries_QD), _STRIP)))
+    return Match(index_Q, cosine_Q)
 
 
-def _strip_matches(queries_QD: np.ndarray, base_BD: np.ndarray, at_least: float) -> Match:
-    match = Match(np.full(len(queries_QD), -1, np.int64), np.full(len(queries_QD), np.nan))
-    for query, candidates in _candidates(queries_QD, base_BD, at_least).items():
-        index_K = np.concatenate(candidates)
-        cosine_K = cosines(queries_QD[query], base_BD[index_K])
-        best = int(cosine_K.argmax())
-        if cosine_K[best] >= at_least:
-            match.index_Q[query], match.cosine_Q[query] = index_K[best], cosine_K[best]
-    return match
-
-
-def _candidates(queries_QD: np.ndarray, base_BD: np.ndarray, at_least: float) -> dict[int, list[np.ndarray]]:
+def _candidates(scan: Scan, base_BP: np.ndarray, at_least: float) -> dict[int, list[np.ndarray]]:
     """Return, by query, the ascending base positions among which its best match is, if it has one."""
-    margin = _margin(queries_QD.shape[1])
-    floor_Q = np.full(len(queries_QD), at_least - margin, np.float32)
+    floor_Q = np.full(len(scan.rows_NP), at_least - scan.under, np.float32)
     found: dict[int, list[np.ndarray]] = {}
-    for at in range(0, len(base_BD), _TILE):
-        cosine_QT = queries_QD @ base_BD[at : at + _TILE].T
-        top_Q = cosine_QT.max(axis=1)
+    for at in range(0, len(base_BP), _TILE):
+        bound_QT = scan.rows_NP @ base_BP[at : at + _TILE].T
+        top_Q = bound_QT.max(axis=1)
         rows = np.flatnonzero(top_Q >= floor_Q)
-        # Both the best seen so far and a rival may be off by the margin.
-        np.maximum(floor_Q, top_Q - 2 * margin, out=floor_Q)
+        # The highest product may be too high, and its rival's too low.
+        np.maximum(floor_Q, top_Q - scan.over - scan.under, out=floor_Q)
         for row in rows.tolist():
-            found.setdefault(row, []).append(at + np.flatnonzero(cosine_QT[row] >= floor_Q[row]))
+            found.setdefault(row, []).append(at + np.flatnonzero(bound_QT[row] >= floor_Q[row]))
     return found
-
-
-def _margin(dimension: int) -> float:
-    """Return how far a float32 product of unit vectors can be from the rounded cosine, whatever the order of its sums."""
-    return (dimension + 2) * 2.0**-24 + 4e-6
 
 
 @contextmanager
