@@ -15,9 +15,9 @@ def dumps(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def pretty(value: Any) -> str:
-    """Return `value` as indented JSON with sorted keys and a final newline, for files people read."""
-    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def pretty(value: Any, *, sort: bool = True) -> str:
+    """Return `value` as indented JSON with a final newline, for files people read; `sort` puts keys in order."""
+    return json.dumps(value, sort_keys=sort, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def digest(value: Any) -> str:

@@ -124,9 +124,7 @@ class Resolver:
             weights = self.models.weights(next(iter(self.params.embedder.sources()), None), "embedder")
             embedder = sections.EmbedderUse(embedder=self.params.embedder, weights=weights)
             deps += self._weights_dep("embedder", weights)
-        section = sections.SelectSection(
-            rows=rows, selectors=phase.select, embedder=embedder, held_out_frac=self.spec.held_out_frac
-        )
+        section = sections.SelectSection(rows=rows, selectors=phase.select, embedder=embedder, held_out_frac=self.spec.held_out_frac)
         outs = (layout.out(self.name, name, "selected"), layout.out(self.name, name, "dropped"))
         return self._stage("select", name, section, deps, outs=outs, metrics=(layout.facts(self.name, name, "select"),))
 
@@ -160,7 +158,7 @@ class Resolver:
         deps = [*(("rows", path) for path in rows), *((f"model {name}", path) for name, path in models.items())]
         deps += self._teacher_deps(use)
         outs = (layout.out(self.name, "evaluate", "plots"),)
-        return self._stage("evaluate", None, section, deps, outs=outs, metrics=(layout.metrics(self.name),))
+        return self._stage("evaluate", None, section, deps, list(models), outs=outs, metrics=(layout.metrics(self.name),))
 
     def _report(self) -> Stage:
         spec, steps, deps = self.spec, {}, []
@@ -179,9 +177,10 @@ class Resolver:
             licence=teacher.licence if teacher else None,
             student=_of_people(spec.student, None),
             phases=steps,
+            order=list(steps),
         )
         outs = (layout.report(self.name), layout.out(self.name, "evaluate", "cards"))
-        return self._stage("report", None, section, deps, outs=outs)
+        return self._stage("report", None, section, deps, list(steps), outs=outs)
 
     # --- what a phase refers to --------------------------------------------------------------------------------------
 

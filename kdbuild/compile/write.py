@@ -41,7 +41,7 @@ def write_atomically(path: Path, text: str) -> bool:
 def generated(project: Project) -> dict[str, str]:
     """Return every generated file, path to text, dvc.yaml last."""
     files = {f"{layout.ARTIFACTS}/.gitignore": GITIGNORE, layout.STRUCTURE: canonical.pretty({"kdbuild_structure": 1})}
-    files |= {path: canonical.pretty(content) for path, content in project.resolved.items()}
+    files |= {path: _resolved_text(project, path) for path in project.resolved}
     files["dvc.yaml"] = project.dvc_yaml
     return files
 
@@ -58,7 +58,11 @@ def write(project: Project) -> list[str]:
 
 def write_resolved(project: Project, path: str) -> None:
     """Write one resolved.json."""
-    write_atomically(project.root / path, canonical.pretty(project.resolved[path]))
+    write_atomically(project.root / path, _resolved_text(project, path))
+
+
+def _resolved_text(project: Project, path: str) -> str:
+    return canonical.pretty(project.resolved[path], sort=False)  # phases stand in their own order
 
 
 def refuse_edited(root: Path) -> None:
