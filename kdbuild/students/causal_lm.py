@@ -123,18 +123,18 @@ def _keep_layers(model: PreTrainedModel, kept: int) -> PreTrainedModel:
     return model
 
 
+PER_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "attention_layers", "attn_layer_types")
+"""Settings that a config lists layer by layer."""
+
+
 def _cut_lists(config: Any, total: int, numbers: list[int]) -> None:
-    """Cut the settings that a config lists layer by layer, such as `layer_types`."""
-    per_layer = {
-        name: value
-        for name, value in vars(config).items()
-        if isinstance(value, (list, tuple))
-        and len(value) == total
-        and name.startswith(("layer", "layers", "no_rope", "mlp_layer", "sliding"))
-    }
+    """Keep of every setting that is listed layer by layer the layers kept."""
+    lists = {name: getattr(config, name, None) for name in PER_LAYER}
     config.num_hidden_layers = len(numbers)
-    for name, value in per_layer.items():
-        setattr(config, name, type(value)(value[number] for number in numbers))
+    for name, value in lists.items():
+        derived = isinstance(getattr(type(config), name, None), property)
+        if isinstance(value, (list, tuple)) and len(value) == total and not derived:
+            setattr(config, name, [value[number] for number in numbers])
 
 
 def _fresh(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

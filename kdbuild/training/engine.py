@@ -6,8 +6,11 @@ import contextlib
 import io
 import logging
 import math
+import os
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +32,9 @@ class Engine:
         with _quiet():
             import deepspeed
 
+            # A shared-memory all-reduce for CPUs, compiled for minutes on first use under a lock file that a kill leaves behind for
+            # every later run to wait on; gloo does its work.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             self._trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
             self.shapes = state_shapes(module)
             self._stage = zero_stage(train, runtime)
@@ -146,9 +152,15 @@ def _config(train: Train, runtime: TrainRuntime, stage: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep DeepSpeed's prints and logs off the terminal while it starts."""
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    """Keep DeepSpeed's prints and logs, and those of the linker it tries, off the terminal while it starts; exceptions go through."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere:
         warnings.simplefilter("ignore")
-        yield
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

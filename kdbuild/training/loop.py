@@ -68,7 +68,10 @@ def _train(task: Task, place: Place) -> Trained:
     network = Network(student, "the student")
     network.check_head()
     teachers = _teachers(task, network, tokenizer, place)
-    packs_rows = all(net.keeps_sequences_apart() for net in [network, *teachers.values()])
+    networks = [network, *teachers.values()]
+    for net in networks:
+        net.check_length(max(map(len, examples)))
+    packs_rows = all(net.keeps_sequences_apart() for net in networks)
     learner = Learner(student, network, task.objectives)
 
     checkpoints = Checkpoints(task.checkpoints, task.key, task.runtime.train.checkpoint_interval_s, place.device)

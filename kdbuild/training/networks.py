@@ -38,10 +38,24 @@ class Network:
                 f"{name} has no plain linear head (without bias or adapter), which training computes in chunks",
                 hint="take another model, or leave its head out of the adaptation's target modules",
             )
+        if getattr(core.config, "final_logit_softcapping", None):
+            raise StageError(
+                f"{name} ({core.config.model_type}) soft-caps its logits, and training computes logits in chunks from the weight alone",
+                hint="take a model without `final_logit_softcapping`",
+            )
         self.name: str = name
         self.core: PreTrainedModel = core
         self.weight_VD: torch.Tensor = head.weight
         self.scale: float = _logit_scale(core)
+
+    def check_length(self, num_tokens: int) -> None:
+        """Raise StageError where a sequence of `num_tokens` is longer than the model's context."""
+        limit = getattr(self.core.config, "max_position_embeddings", None)
+        if isinstance(limit, int) and num_tokens > limit:
+            raise StageError(
+                f"{self.name} reads at most {limit} tokens; the longest row has {num_tokens}",
+                hint=f"set `max_tokens` of the phase's `train` to {limit}: longer rows are cut at their end",
+            )
 
     def hidden_TD(self, pack: Pack) -> torch.Tensor:
         """Return the states (scaled as the model scales its logits) at the positions that predict a trained token."""
@@ -54,7 +68,7 @@ class Network:
         """Compare the logits of a few tokens with the model's own.
 
         Raises:
-            StageError: the model does something more between its states and its logits, such as soft-capping.
+            StageError: the model does something more between its states and its logits.
         """
         ids_1S = torch.arange(PROBE_TOKENS, device=self.core.device).unsqueeze(0)
         own_SV = self.core(input_ids=ids_1S, use_cache=False).logits[0].float()
@@ -65,7 +79,7 @@ class Network:
             raise StageError(
                 f"the logits of {self.name} ({self.core.config.model_type}) are not a linear function of its last hidden states "
                 f"(relative difference {error:.2g}), so they cannot be computed in chunks",
-                hint="models with soft-capped or otherwise changed logits are not supported; take another",
+                hint="take a model whose head is a plain linear layer",
             )
 
     @torch.no_grad()
@@ -79,7 +93,7 @@ class Network:
             ).last_hidden_state[0, PROBE_TOKENS:]
             for first in (half, half.flip(0))
         ]
-        return torch.equal(states[0], states[1])
+        return torch.allclose(states[0].float(), states[1].float(), rtol=0, atol=PROBE_TOLERANCE[torch.float32])
 
 
 def _logit_scale(core: PreTrainedModel) -> float:

@@ -37,7 +37,7 @@ def placed(runtime: Runtime) -> Place:
     # Both are read when DeepSpeed is imported and when an engine starts.
     os.environ["DS_ACCELERATOR"] = device.type
     os.environ["LOCAL_RANK"] = str(device.index if device.type == "cuda" else local_rank)
-    threads = runtime.num_threads or os.cpu_count() or 1
+    threads = runtime.num_threads or torch.get_num_threads()
     torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)))
     backend = "nccl" if device.type == "cuda" else "gloo"
     if not dist.is_initialized():
