@@ -57,7 +57,9 @@ def divergence_sums(subject: Subject, teacher: Subject, rows: Sequence[Row], max
     sums = {}
     for indices in progress(batches([len(row.ids) for row in scored], subject.batch_tokens), f"{subject.name}: agreement"):
         batch = [scored[i] for i in indices]
-        for row, student_TD, teacher_TE in zip(batch, states(subject, batch), states(teacher, batch), strict=True):
+        ours = states(subject, batch)
+        theirs = ours if teacher is subject else states(teacher, batch)
+        for row, student_TD, teacher_TE in zip(batch, ours, theirs, strict=True):
             sums[row.id] = _divergence(subject, student_TD, teacher, teacher_TE)
     return sums
 

@@ -31,6 +31,7 @@ def test_rows_are_counted_by_side(whole):
 
 def test_curves_are_every_value_by_step(whole):
     sft = gather(whole.job()).training[0]
+    assert sft.phase == "sft"
     assert set(sft.curves) == {"loss_nats_per_token", "learning_rate"}
     assert sft.curves["loss_nats_per_token"][1] == (2.0, 1.5)
 
@@ -47,3 +48,10 @@ def test_a_missing_input_is_an_error_that_names_it(whole, path):
     (whole.root / "artifacts/helper" / path).unlink()
     with pytest.raises(ArtifactError, match=path.removesuffix("/manifest.json")):
         gather(job)
+
+
+def test_phases_and_models_stand_in_the_specs_order(whole):
+    story = gather(whole.job())
+    assert story.last_phase == "kl"
+    assert list(story.comparison.metrics) == ["init", "sft", "kl", "teacher"]
+    assert [answer["model"] for answer in story.comparison.samples[0]["answers"]] == ["init", "sft", "kl", "teacher"]
