@@ -177,7 +177,6 @@ class Resolver:
             licence=teacher.licence if teacher else None,
             student=_of_people(spec.student, None),
             phases=steps,
-            order=list(steps),
         )
         outs = (layout.report(self.name), layout.out(self.name, "evaluate", "cards"))
         return self._stage("report", None, section, deps, list(steps), outs=outs)

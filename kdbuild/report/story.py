@@ -155,11 +155,11 @@ def gather(job: Job) -> Story:
         ArtifactError: one of them is missing or torn.
     """
     section = ReportSection.of(job.section)
-    data = tuple(_data_part(job, phase) for phase in section.order if "select" in section.phases[phase])
-    training = tuple(_train_part(job, phase) for phase in section.order if "train" in section.phases[phase])
+    data = tuple(_data_part(job, phase) for phase, steps in section.phases.items() if "select" in steps)
+    training = tuple(_train_part(job, phase) for phase, steps in section.phases.items() if "train" in steps)
     wanted = {d.because_of for part in data for reason in part.reasons for d in reason.examples if d.because_of}
     texts = {row.id: text_of(row) for part in data for row in part.rows if row.id in wanted}
-    return Story(section, data, training, _comparison(job, section.order) if _is_evaluated(job) else None, texts)
+    return Story(section, data, training, _comparison(job) if _is_evaluated(job) else None, texts)
 
 
 def text_of(row: Row) -> str:
@@ -243,22 +243,18 @@ def _is_evaluated(job: Job) -> bool:
     return "evaluate" in _json(job.root, layout.resolved(job.spec))
 
 
-def _comparison(job: Job, order: list[str]) -> Comparison:
+def _comparison(job: Job) -> Comparison:
     given = _json(job.root, layout.metrics(job.spec))
     folder = job.input(layout.out(job.spec, "evaluate", "plots"))
     lines = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    samples = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    models = ["init", *order, "teacher"]
     metrics: dict[str, dict[str, float]] = {}
-    for line in sorted(lines, key=lambda line: models.index(line["model"])):
+    for line in lines:
         metrics.setdefault(line["model"], {})[line["metric"]] = line["value"]
-    for sample in samples:
-        sample["answers"].sort(key=lambda answer: models.index(answer["model"]))
     return Comparison(
         metrics=metrics,
         better={line["metric"]: line["better"] for line in lines},
         num_held_out_rows=int(given["num_held_out_rows"]),
-        samples=tuple(samples),
+        samples=tuple(json.loads((folder / "samples.json").read_text(encoding="utf-8"))),
     )
 
 

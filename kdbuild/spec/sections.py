@@ -119,7 +119,7 @@ class EvaluateSection(Reading):
     rows: list[str]
     """The selected data sets whose held-out side is used."""
     models: dict[str, str]
-    """Name (`init`, a phase) to model folder."""
+    """Name (`init`, a phase) to model folder, in order."""
     teacher: TeacherUse | None
     """The teacher, where it has a network of its own."""
     evaluators: list[Annotated[Evaluator, OneOf("evaluators")]]
@@ -140,6 +140,4 @@ class ReportSection(Reading):
     student: str | None
     """What the student was made from, for people."""
     phases: dict[str, list[str]]
-    """Phase to the steps it has, in order: `elicit`, `select`, `train`."""
-    order: list[str]
-    """Names of the phases as the spec has them; the keys of a mapping are sorted in resolved.json."""
+    """Phase, in the spec's order, to the steps it has, in order: `elicit`, `select`, `train`."""

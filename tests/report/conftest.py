@@ -19,9 +19,7 @@ SECTION = {
     "teacher": "smollm2 (hf:org/teacher-135m@abc)",
     "licence": "Apache-2.0",
     "student": "causal-lm",
-    # As resolved.json holds it, with sorted keys.
-    "phases": {"kl": ["train"], "sft": ["elicit", "select", "train"]},
-    "order": ["sft", "kl"],
+    "phases": {"sft": ["elicit", "select", "train"], "kl": ["train"]},
 }
 METRICS = {
     "init": {"held_out_loss_nats_per_token": 6.5, "kl_to_teacher_nats_per_token": 5.25, "top1_agreement_frac": 0.1},
@@ -93,17 +91,16 @@ class Project:
         lines = [
             {"model": model, "metric": metric, "value": metrics[model][metric], "better": better}
             for metric, better in BETTER.items()
-            for model in sorted(metrics)
+            for model in metrics
         ]
-        texts = [{"model": model, "text": EVIL if model == "init" else f"{model} says"} for model in sorted(metrics)]
+        texts = [{"model": model, "text": EVIL if model == "init" else f"{model} says"} for model in metrics]
         sample = {"id": "r3", "messages": [["user", "prompt 3 " + EVIL]], "answer": "answer 3", "answers": texts}
         (folder / "comparison.json").write_text(json.dumps(lines))
         (folder / "samples.json").write_text(json.dumps([sample]))
         records.write_manifest(folder, {"record": "Evaluation"})
 
     def job(self, **changes):
-        order = [phase for phase in SECTION["order"] if phase in changes.get("phases", SECTION["phases"])]
-        section = ReportSection.of({**SECTION, **changes, "order": order})
+        section = ReportSection.of({**SECTION, **changes})
         evaluated = (self.root / "artifacts/helper/metrics.json").exists()
         write_json(self.root, "artifacts/helper/resolved.json", {"report": {}, **({"evaluate": {}} if evaluated else {})})
         return Job(self.root, "helper", "report", None, {**section.model_dump(), "_key": "k"}, Params())
