@@ -230,8 +230,14 @@ def _curves(facts: Facts) -> dict[str, tuple[tuple[float, float], ...]]:
                 for name, value in line.items():
                     if name != "step" and _is_number(value):
                         points.setdefault(name, []).append((float(line["step"]), float(value)))
-    loss_first = sorted(points, key=lambda name: ("loss" not in name, name))
-    return {name: tuple(points[name]) for name in loss_first if len(points[name]) > 1}
+    loss_first = sorted(points, key=lambda name: (not name.startswith("loss"), name))
+    shown: dict[str, tuple[tuple[float, float], ...]] = {}
+    for name in loss_first:
+        line = tuple(points[name])
+        # With one objective its own curve is the loss again.
+        if len(line) > 1 and line not in shown.values():
+            shown[name] = line
+    return shown
 
 
 def _is_number(value: Any) -> bool:

@@ -80,7 +80,11 @@ class Project:
 
     def write_training(self):
         for phase in ("sft", "kl"):
-            curve = [{"step": step, "loss_nats_per_token": 3 / step, "learning_rate": 1e-4 * step} for step in range(1, 9)]
+            loss = {step: 3 / step for step in range(1, 9)}
+            curve = [
+                {"step": step, "loss_nats_per_token": loss[step], "forward-kl_nats_per_token": loss[step], "learning_rate": 1e-4 * step}
+                for step in loss
+            ]
             facts = {"num_optimiser_steps": 8, "num_training_tokens": 12345, "curve": curve}
             write_json(self.root, f"artifacts/helper/{phase}/train.json", facts)
 
