@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+METRICS = ("held_out_loss_nats_per_token", "kl_to_teacher_nats_per_token", "top1_agreement_frac", "rouge_l_f1")
 TOP = Path(__file__).parents[1]
 
 

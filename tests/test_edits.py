@@ -33,17 +33,15 @@ def built(request, tmp_path_factory, new_project):
     root = tmp_path_factory.mktemp(request.param)
     top = request.config.rootpath
     specs = top / "tests" / "specs"
-    if request.param == "fake":
-        params = (specs / "table-fake.params.yaml").read_text()
-    else:
-        params = real_params((top / "params.yaml").read_text())
+    is_fake = request.param == "fake"
+    params = (specs / "table-fake.params.yaml").read_text() if is_fake else real_params((top / "params.yaml").read_text())
     files = {
         "params.yaml": params,
         "specs/t.yaml": (specs / f"table-{request.param}.yaml").read_text(),
         "specs/seeds/t.jsonl": (specs / "seeds" / "table.jsonl").read_text(),
     }
     project = new_project(root, files)
-    project.is_fake = request.param == "fake"
+    project.is_fake = is_fake
     done = project.repro()
     assert done.ran >= DATA | ON
     assert project.num_answers() == NUM_SEEDS
@@ -89,6 +87,12 @@ def _longer_than(limit: int) -> Callable[..., int]:
     return lambda project: sum(answer["num_new_tokens"] > limit for answer in _answers(project))
 
 
+def _rewrite(text: str) -> str:
+    """Another comment, another order of keys, other white space."""
+    return "# Another.\n" + text.replace("teacher: asked\n", "").replace("seeds:", "teacher:   asked\nseeds:")
+
+
+NEW_SEED = '{"id": "new", "prompt": "What is a good gift for a friend?"}\n'
 EDITS = {
     "nothing": Edit("specs/t.yaml", lambda text: text, set()),
     "comment and key order": Edit(
@@ -99,9 +103,7 @@ EDITS = {
     "learning rate of the last phase": Edit("specs/t.yaml", _swap("2.0e-4", "3.0e-4"), {"t_kl_train", "t_evaluate", "t_report"}),
     "learning rate of the first phase": Edit("specs/t.yaml", _swap("1.0e-3", "2.0e-3"), ON),
     "threshold, same set": Edit("specs/t.yaml", _swap("0.97", "0.975"), {"t_sft_select"}),
-    "seed added": Edit(
-        "specs/seeds/t.jsonl", lambda text: text + '{"id": "new", "prompt": "What is a good gift for a friend?"}\n', DATA, ON, 1
-    ),
+    "seed added": Edit("specs/seeds/t.jsonl", lambda text: text + NEW_SEED, DATA, ON, 1),
     "seed changed": Edit("specs/seeds/t.jsonl", _swap("Describe the sea", "Describe the forest"), DATA, ON, 1),
     "seed removed": Edit("specs/seeds/t.jsonl", lambda text: "".join(text.splitlines(keepends=True)[:-1]), DATA, ON, 0),
     "seeds reordered": Edit("specs/seeds/t.jsonl", lambda text: "".join(reversed(text.splitlines(keepends=True))), {"t_sft_elicit"}),
