@@ -4,7 +4,7 @@ The gradient is analytic and computed in the forward pass, chunk by chunk, into 
 gradient of the states and, where the head is trained, of its weight. All of it is float32, whatever the precision of the model.
 """
 
-# Shape suffixes: T trained positions, C positions of one chunk, D student width, E teacher width, V vocabulary.
+# Shape suffixes: T trained positions, C positions of one chunk, B positions of one block of it, D student width, E teacher width, V vocabulary.
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import torch
 
 from kdbuild.objectives import Head
 
-CHUNK_ROWS = 128
+CHUNK_ROWS = 96
 """Rows of one chunk: enough for a matrix product to run at full speed, few enough for the buffers to stay small."""
+
+BLOCK_ROWS = 16
+"""Rows on which elementwise work is done at a time: few enough to stay in a CPU's cache, and to need next to no scratch."""
 
 Score = Callable[[torch.Tensor, slice], torch.Tensor]
 """Takes a chunk's student logits (CV) and its rows; returns the sum of the loss and leaves d loss / d logits in their place."""
@@ -40,26 +43,33 @@ def forward_kl(student: Head, teacher: Head, temperature: float) -> torch.Tensor
 
     Both distributions are softmax(logits / temperature). The teacher's entropy is part of it, so it is 0 where the two are equal.
     """
-    size = (min(CHUNK_ROWS, len(teacher.hidden_TD)), len(teacher.weight_VD))
-    teacher_buffer = torch.empty(size, dtype=torch.float32, device=teacher.hidden_TD.device)
-    scratch_buffer = torch.empty_like(teacher_buffer)
     weight_VE = teacher.weight_VD.detach().float()
+    buffer = weight_VE.new_empty((min(CHUNK_ROWS, len(teacher.hidden_TD)), len(weight_VE)))
+    scratch = buffer.new_empty((min(BLOCK_ROWS, len(buffer)), len(weight_VE)))
 
     def score(logits_CV: torch.Tensor, rows: slice) -> torch.Tensor:
         hidden_CE = teacher.hidden_TD[rows].detach().float()
-        teacher_CV, scratch_CV = teacher_buffer[: len(hidden_CE)], scratch_buffer[: len(hidden_CE)]
+        teacher_CV = buffer[: len(hidden_CE)]
         torch.mm(hidden_CE, weight_VE.T, out=teacher_CV)
-        teacher_CV.div_(temperature)
-        logits_CV.div_(temperature)
-        torch.sub(teacher_CV, logits_CV, out=scratch_CV)
-        # sum p (log p - log q) = sum p (t - s) - log Z_t + log Z_s: exactly 0 where t = s
-        log_sum_teacher_C1 = _softmax_(teacher_CV)
-        log_sum_student_C1 = _softmax_(logits_CV)
-        kl_C = scratch_CV.mul_(teacher_CV).sum(1) - log_sum_teacher_C1.squeeze(1) + log_sum_student_C1.squeeze(1)
-        logits_CV.sub_(teacher_CV).mul_(temperature)
-        return kl_C.sum() * temperature**2
+        total = logits_CV.new_zeros(())
+        for student_BV, teacher_BV in zip(logits_CV.split(BLOCK_ROWS), teacher_CV.split(BLOCK_ROWS), strict=True):
+            total += _forward_kl_(student_BV, teacher_BV, scratch[: len(student_BV)], temperature)
+        return total
 
     return _run(student, score)
+
+
+def _forward_kl_(student_BV: torch.Tensor, teacher_BV: torch.Tensor, scratch_BV: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return the sum of the divergence; put its gradient in place of the student's logits. The teacher's are used up."""
+    teacher_BV.div_(temperature)
+    student_BV.div_(temperature)
+    torch.sub(teacher_BV, student_BV, out=scratch_BV)
+    # sum p (log p - log q) = sum p (t - s) - log Z_t + log Z_s: exactly 0 where t = s
+    log_sum_teacher_B1 = _softmax_(teacher_BV)
+    log_sum_student_B1 = _softmax_(student_BV)
+    kl_B1 = scratch_BV.mul_(teacher_BV).sum(1, keepdim=True) - log_sum_teacher_B1 + log_sum_student_B1
+    student_BV.sub_(teacher_BV).mul_(temperature)
+    return kl_B1.sum() * temperature**2
 
 
 def _softmax_(logits_CV: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,10 @@ class Student(Kind):
         """Return the model sources whose files it starts from."""
         return ()
 
+    def summary(self) -> str:
+        """Return what the student is and what it starts from, in one line for people."""
+        return self.kind
+
     @abstractmethod
     def starts_from_teacher(self) -> bool:
         """Return whether its weights or its tokenizer come from the spec's teacher."""

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdbuild.errors import SourceError, StageError
-from kdbuild.kinds import Model
+from kdbuild.kinds import Model, nearest
 from kdbuild.students import Student
 from kdbuild.teachers import Teacher
 
@@ -58,6 +58,12 @@ class CausalLm(Student):
         if self.config is not None and not isinstance(self.config.get("model_type"), str):
             raise PydanticCustomError("student_config", "`config` needs a `model_type`, such as `llama`", {})
         return self
+
+    def summary(self) -> str:
+        """Return what the student is and what it starts from, in one line for people."""
+        if self.init is not None:
+            return f"{self.kind}: {self.init.layers} layers of the teacher"
+        return f"{self.kind}: {self.model}" if self.model else f"{self.kind}: a fresh {(self.config or {}).get('model_type')}"
 
     def sources(self) -> tuple[str, ...]:
         """Return the source of `model`, or of `tokenizer`."""
@@ -140,20 +146,34 @@ def _cut_lists(config: Any, total: int, numbers: list[int]) -> None:
 def _fresh(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """Return a model with weights drawn from `seed`, its vocabulary and special tokens those of the tokenizer."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     given = {"vocab_size": len(tokenizer), **special, **settings}
     try:
         config = AutoConfig.for_model(**given)
+        _refuse_unknown(settings, type(config)())
+        if config.vocab_size < len(tokenizer):
+            raise SourceError(f"the student's `config` has a vocabulary of {config.vocab_size}; its tokenizer has {len(tokenizer)} words")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+    except (ValueError, TypeError, RuntimeError, KeyError, StrictDataclassError) as error:
         raise SourceError(
             f"the student's `config` does not make a causal language model: {' '.join(str(error).split())[:300]}",
             hint="its keys are those of transformers' config class for that `model_type`",
         ) from None
-    if config.vocab_size < len(tokenizer):
-        raise SourceError(f"the student's `config` has a vocabulary of {config.vocab_size}; its tokenizer has {len(tokenizer)} words")
     return model.eval()
+
+
+def _refuse_unknown(settings: dict[str, Any], default: Any) -> None:
+    """Raise SourceError for a key that transformers would keep without a word and never read."""
+    known = [*default.to_dict(), *default.attribute_map]
+    for key in settings:
+        if key not in known:
+            close = nearest(key.replace("_", "-"), [name.replace("_", "-") for name in known])
+            raise SourceError(
+                f"the student's `config` has a key `{key}` that a {default.model_type} model does not know",
+                hint=f"did you mean `{close.replace('-', '_')}`?" if close else None,
+            )

@@ -65,14 +65,21 @@ class Network:
 
     @torch.no_grad()
     def check_head(self) -> None:
-        """Compare the logits of a few tokens with the model's own.
+        """Compare the logits of a few tokens with the model's own, and its states with those of fewer tokens.
 
         Raises:
-            StageError: the model does something more between its states and its logits.
+            StageError: the model looks ahead (an encoder), or the model does something more between its states and its logits.
         """
         ids_1S = torch.arange(PROBE_TOKENS, device=self.core.device).unsqueeze(0)
         own_SV = self.core(input_ids=ids_1S, use_cache=False).logits[0].float()
         states_SD = self.core.base_model(input_ids=ids_1S, use_cache=False).last_hidden_state[0]
+        half = PROBE_TOKENS // 2
+        short_SD = self.core.base_model(input_ids=ids_1S[:, :half], use_cache=False).last_hidden_state[0]
+        if not torch.allclose(short_SD.float(), states_SD[:half].float(), rtol=0, atol=PROBE_TOLERANCE.get(states_SD.dtype, 0.1)):
+            raise StageError(
+                f"{self.name} ({self.core.config.model_type}) looks at the tokens it is to predict: it is no causal language model",
+                hint="take a model made to generate text",
+            )
         ours_SV = (states_SD * self.scale).float() @ self.weight_VD.float().T
         error = (own_SV - ours_SV).abs().max().item() / max(own_SV.abs().max().item(), 1e-6)
         if not error <= PROBE_TOLERANCE.get(self.weight_VD.dtype, 0.1):

@@ -76,6 +76,14 @@ def test_a_head_with_bias_is_refused():
         Network(biased, "the student")
 
 
+def test_a_model_that_looks_ahead_is_refused(recwarn):
+    sizes = {name: value for name, value in SIZES.items() if name not in ("head_dim", "num_key_value_heads")}
+    encoder = AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **sizes)).eval()
+    encoder.cls.predictions.decoder.bias = None
+    with pytest.raises(StageError, match="no causal language model"):
+        Network(encoder, "the student").check_head()
+
+
 def test_logits_that_are_not_linear_in_the_states_are_refused():
     whole = model("llama")
     whole.lm_head.register_forward_hook(lambda module, inputs, output: output.tanh())
