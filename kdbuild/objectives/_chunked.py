@@ -4,7 +4,8 @@ The gradient is analytic and computed in the forward pass, chunk by chunk, into 
 gradient of the states and, where the head is trained, of its weight. All of it is float32, whatever the precision of the model.
 """
 
-# Shape suffixes: T trained positions, C positions of one chunk, B positions of one block of it, D student width, E teacher width, V vocabulary.
+# Shape suffixes: T trained positions, C positions of one chunk, B positions of one block of it, D student width, E teacher width,
+# V vocabulary.
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def forward_kl(student: Head, teacher: Head, temperature: float) -> torch.Tensor
         teacher_CV = buffer[: len(hidden_CE)]
         torch.mm(hidden_CE, weight_VE.T, out=teacher_CV)
         total = logits_CV.new_zeros(())
-        for student_BV, teacher_BV in zip(logits_CV.split(BLOCK_ROWS), teacher_CV.split(BLOCK_ROWS), strict=True):
+        for student_BV, teacher_BV in zip(torch.split(logits_CV, BLOCK_ROWS), torch.split(teacher_CV, BLOCK_ROWS), strict=True):
             total += _forward_kl_(student_BV, teacher_BV, scratch[: len(student_BV)], temperature)
         return total
 

@@ -41,4 +41,8 @@ def _die_with_starter(alive: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    code = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is written. Tearing gloo's threads down at the interpreter's end aborts the process now and then (torch 2.13).
+    os._exit(code)

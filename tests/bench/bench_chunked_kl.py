@@ -19,7 +19,7 @@ LIMIT = 1 / 8
 
 
 def naive(student, teacher, temperature):
-    """Forward KL as trainers compute it (TRL's GKD at beta 0, in the same order): both models' logits are there, then the loss is formed."""
+    """Forward KL as trainers compute it (TRL's GKD at beta 0, in its order): both models' logits are there, then the loss is formed."""
     import torch
 
     student_logits = student.hidden_TD @ student.weight_VD.T

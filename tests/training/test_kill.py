@@ -1,5 +1,6 @@
 """`kill -9` at random moments of a train: the run that goes on ends as the undisturbed one."""
 
+import json
 import math
 import os
 import random
@@ -78,8 +79,7 @@ def ranks_of(folder):
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [pytest.param(5, id="5-kills")])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_runs_end_as_the_undisturbed_one(new_task, tmp_path, kills):
     quiet = new_task(train=MANY_STEPS, runtime={"checkpoint_interval_s": 3600.0})
     expected, weights = train(quiet), weights_of(quiet)
@@ -90,8 +90,6 @@ def test_killed_runs_end_as_the_undisturbed_one(new_task, tmp_path, kills):
     assert kill_at_random(folder, Task.read(folder), random.Random(kills), kills) > 0
     process = start(folder)
     assert process.wait(timeout=600) == 0
-    import json
-
     got = Trained(**json.loads((folder / "done.json").read_text()))
     assert got.num_steps == expected.num_steps
     for point, other in zip(got.curve, expected.curve, strict=True):
@@ -107,13 +105,14 @@ def test_ranks_die_with_the_process_that_started_them(new_task, tmp_path):
     folder.mkdir()
     task.write(folder)
     process = start(folder)
-    deadline = time.monotonic() + 300
-    while checkpoint_time(task) is None and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.05)
-    assert len(ranks_of(task.checkpoints)) == 2
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        deadline = time.monotonic() + 300
+        while checkpoint_time(task) is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(ranks_of(task.checkpoints)) >= 2  # and the launcher
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     deadline = time.monotonic() + 10
     while ranks_of(task.checkpoints) and time.monotonic() < deadline:
         time.sleep(0.05)

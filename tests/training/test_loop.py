@@ -228,7 +228,7 @@ def test_an_error_on_a_rank_is_the_same_sentence(new_task):
 
 
 def test_a_hostfile_that_is_not_there_is_named(new_task):
-    with pytest.raises(StageError, match="hosts.txt, which is not there"):
+    with pytest.raises(StageError, match=r"hosts\.txt, which is not there"):
         train(new_task(runtime={"hostfile": "hosts.txt"}))
 
 
