@@ -99,8 +99,9 @@ class Project:
                 title = f"{stage.spec} {stage.phase}: training loss"
                 plots.append({path: {"x": "step", "y": "loss_nats_per_token", "title": title}})
             elif stage.step == "evaluate":
-                path = f"{stage.outs[0]}/comparison.json"
-                plots.append({path: {"template": "bar_horizontal", "x": "value", "y": "model", "title": f"{stage.spec}: comparison"}})
+                for metric in (metric for evaluator in self.specs[stage.spec].evaluate for metric in evaluator.directions):
+                    path, title = f"{stage.outs[0]}/{layout.metric_file(metric)}", f"{stage.spec}: {metric}"
+                    plots.append({path: {"template": "bar_horizontal", "x": "value", "y": "model", "title": title}})
         return plots
 
 

@@ -173,9 +173,9 @@ class Resolver:
         section = sections.ReportSection(
             spec=self.name,
             target=spec.target,
-            teacher=_of_people(teacher, spec.teacher),
+            teacher=teacher.summary(spec.teacher) if teacher and spec.teacher else None,
             licence=teacher.licence if teacher else None,
-            student=_of_people(spec.student, None),
+            student=spec.student.summary() if spec.student else None,
             phases=steps,
         )
         outs = (layout.report(self.name), layout.out(self.name, "evaluate", "cards"))
@@ -240,13 +240,3 @@ def has_data(phase: Phase) -> bool:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _of_people(kind: Any, name: str | None) -> str | None:
-    """Return what a teacher or a student is, in one line for people."""
-    if kind is None:
-        return None
-    model = getattr(kind, "model", None) or kind.kind
-    revision = getattr(kind, "revision", None)
-    text = f"{model}, revision {revision}" if isinstance(revision, str) and revision else str(model)
-    return f"{name} ({text})" if name else text

@@ -252,7 +252,8 @@ def _is_evaluated(job: Job) -> bool:
 def _comparison(job: Job) -> Comparison:
     given = _json(job.root, layout.metrics(job.spec))
     folder = job.input(layout.out(job.spec, "evaluate", "plots"))
-    lines = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    files = sorted(folder.glob(layout.metric_file("*")))
+    lines = [line for file in files for line in json.loads(file.read_text(encoding="utf-8"))]
     metrics: dict[str, dict[str, float]] = {}
     for line in lines:
         metrics.setdefault(line["model"], {})[line["metric"]] = line["value"]

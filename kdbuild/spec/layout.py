@@ -27,6 +27,11 @@ def metrics(spec: str) -> str:
     return f"{ARTIFACTS}/{spec}/metrics.json"
 
 
+def metric_file(metric: str) -> str:
+    """Return the file inside `evaluate/plots/` that compares the models by one metric."""
+    return f"metric-{metric}.json"
+
+
 def report(spec: str) -> str:
     """Return the path of a spec's report."""
     return f"{ARTIFACTS}/{spec}/report.html"

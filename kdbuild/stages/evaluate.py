@@ -42,7 +42,7 @@ class Found:
 
 
 def run(job: Job) -> None:
-    """Write metrics.json and `evaluate/plots/` (comparison, scores of each row, samples).
+    """Write metrics.json and `evaluate/plots/` (models compared by each metric, scores of each row, samples).
 
     Raises:
         StageError: there is no held-out row, or an evaluator needs a teacher that is not there.
@@ -178,12 +178,10 @@ def _free() -> None:
 
 def _write_plots(folder: Path, evaluators: Sequence[Evaluator], found: Sequence[Found], samples: Sequence[Row]) -> None:
     better: Mapping[str, str] = {metric: way for evaluator in evaluators for metric, way in evaluator.directions.items()}
-    comparison = [
-        {"model": one.name, "metric": metric, "value": value, "better": better[metric]}
-        for metric in better
-        for one in found
-        for value in [one.metrics[metric]]
-    ]
+    for metric, way in better.items():
+        # A file a metric, so that `dvc plots` gives each its own axis.
+        lines = [{"model": one.name, "metric": metric, "value": one.metrics[metric], "better": way} for one in found]
+        (folder / layout.metric_file(metric)).write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
     scores = [{"id": row, "model": one.name, **one.rows[row]} for one in found for row in sorted(one.rows)]
     sampled = [
         {
@@ -194,7 +192,6 @@ def _write_plots(folder: Path, evaluators: Sequence[Evaluator], found: Sequence[
         }
         for row in samples
     ]
-    (folder / "comparison.json").write_text(json.dumps(comparison, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "samples.json").write_text(json.dumps(sampled, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "scores.jsonl").write_text("".join(canonical.dumps(line) + "\n" for line in scores), encoding="utf-8")
 

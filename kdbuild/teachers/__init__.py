@@ -122,6 +122,11 @@ class Teacher(Kind):
         """Return what of the teacher defines an answer; a file of the project it reads stands here by its content, never by its path."""
         return self.identity()
 
+    def summary(self, name: str) -> str:
+        """Return the teacher's name, model and revision, in one line for people."""
+        model, revision = getattr(self, "model", None) or self.kind, getattr(self, "revision", None)
+        return f"{name} ({model}, revision {revision})" if revision else f"{name} ({model})"
+
     @abstractmethod
     def open(self, root: Path, weights: Path | None) -> AbstractContextManager[Session]:
         """Open the teacher. `weights` is the folder its model was fetched into, None where it has no model of its own files."""

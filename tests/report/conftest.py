@@ -92,14 +92,11 @@ class Project:
         write_json(self.root, "artifacts/helper/metrics.json", {**metrics, "num_held_out_rows": 2})
         folder = self.root / "artifacts/helper/evaluate/plots"
         folder.mkdir(parents=True)
-        lines = [
-            {"model": model, "metric": metric, "value": metrics[model][metric], "better": better}
-            for metric, better in BETTER.items()
-            for model in metrics
-        ]
+        for metric, better in BETTER.items():
+            lines = [{"model": model, "metric": metric, "value": metrics[model][metric], "better": better} for model in metrics]
+            (folder / f"metric-{metric}.json").write_text(json.dumps(lines))
         texts = [{"model": model, "text": EVIL if model == "init" else f"{model} says"} for model in metrics]
         sample = {"id": "r3", "messages": [["user", "prompt 3 " + EVIL]], "answer": "answer 3", "answers": texts}
-        (folder / "comparison.json").write_text(json.dumps(lines))
         (folder / "samples.json").write_text(json.dumps([sample]))
         records.write_manifest(folder, {"record": "Evaluation"})
 

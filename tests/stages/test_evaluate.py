@@ -115,7 +115,7 @@ def test_what_is_plotted_is_what_was_measured(root):
     metrics = finish(job_of(root))
     folder = root / "artifacts/s/evaluate/plots"
     assert records.read_manifest(folder, hashes=True)["num_rows"] == 10
-    comparison = json.loads((folder / "comparison.json").read_text())
+    comparison = [line for file in sorted(folder.glob("metric-*.json")) for line in json.loads(file.read_text())]
     assert {(line["model"], line["metric"]): line["value"] for line in comparison} == {
         (model, metric): value for model in ("init", "sft", "teacher") for metric, value in metrics[model].items()
     }
