@@ -91,12 +91,7 @@ def _plain(value: Any) -> Any:
 
 def knobs(model: type[BaseModel]) -> dict[str, str]:
     """Return the knobs of `model`, each with the reason why it cannot change a result."""
-    return {
-        name: mark.why
-        for name, field in model.model_fields.items()
-        for mark in field.metadata
-        if isinstance(mark, Knob)
-    }
+    return {name: mark.why for name, field in model.model_fields.items() for mark in field.metadata if isinstance(mark, Knob)}
 
 
 def singular(family: str) -> str:

@@ -232,9 +232,7 @@ def write_dataset(folder: Path, record: type, rows: Iterable[Any], *, manifest: 
     for name, members in _shards(ordered):
         columns = {n: _column(n, members) for n in names}
         table = pa.Table.from_pydict(columns, schema=schema)
-        pq.write_table(
-            table, folder / name, compression="zstd", compression_level=3, row_group_size=ROWS_PER_GROUP, store_schema=False
-        )
+        pq.write_table(table, folder / name, compression="zstd", compression_level=3, row_group_size=ROWS_PER_GROUP, store_schema=False)
     write_manifest(folder, {"record": record.__name__, "num_rows": len(ordered), **(manifest or {})})
 
 

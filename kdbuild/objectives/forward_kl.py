@@ -13,9 +13,7 @@ from kdbuild.teachers import Signal
 class ForwardKl(Objective):
     """Mean over tokens of temperature^2 * KL(teacher || student), both at the temperature; 0 where they are equal."""
 
-    source: ClassVar[str | None] = (
-        "Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531, section 2"
-    )
+    source: ClassVar[str | None] = "Hinton et al. 2015, Distilling the Knowledge in a Neural Network, arXiv:1503.02531, section 2"
     block: ClassVar[str | None] = "loss.fkl"
     needs: ClassVar[frozenset[Signal]] = frozenset({Signal.LOGITS})
 

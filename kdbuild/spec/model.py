@@ -180,9 +180,7 @@ class Defaults(Model):
 class Params(Model):
     """The whole of `params.yaml`."""
 
-    teachers: dict[
-        Annotated[str, AfterValidator(check_teacher_name)], Annotated[Teacher, OneOf("teachers")]
-    ] = {}
+    teachers: dict[Annotated[str, AfterValidator(check_teacher_name)], Annotated[Teacher, OneOf("teachers")]] = {}
     """Teachers by name."""
     embedder: Annotated[Embedder, OneOf("embedders")] | None = None
     """What turns texts into vectors, for every selector that compares meanings."""
@@ -190,6 +188,3 @@ class Params(Model):
     """Defaults of the specs."""
     runtime: Annotated[Runtime, Knob("where and how, never what")] = Runtime()
     """Knobs."""
-
-
-
