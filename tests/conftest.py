@@ -136,3 +136,9 @@ def small_disk(tmp_path):
     finally:
         os.sync()
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def project_in():
+    """Return the function that takes a folder as a project, as it is."""
+    return Project
