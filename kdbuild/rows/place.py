@@ -11,12 +11,22 @@ from kdbuild.errors import StageError
 
 @cache
 def cache_dir(root: Path) -> Path:
-    """Return the DVC cache of the project at `root`, read from DVC's own configuration files (local over project)."""
+    """Return the DVC cache of the project at `root`, read from DVC's own configuration files (local over project).
+
+    Raises:
+        StageError: a configuration file cannot be read.
+    """
     found = Path("cache")
     dvc_dir = root / ".dvc"
     for name in ("config", "config.local"):
         config = configparser.ConfigParser()
-        if config.read(dvc_dir / name) and config.has_option("cache", "dir"):
+        try:
+            read = config.read(dvc_dir / name)
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise StageError(
+                f".dvc/{name} cannot be read: {' '.join(str(error).split())}", hint="mend it by hand, or with `dvc config`"
+            ) from None
+        if read and config.has_option("cache", "dir"):
             found = Path(config.get("cache", "dir").strip())
     return (dvc_dir / found).resolve()
 

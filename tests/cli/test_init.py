@@ -22,7 +22,7 @@ def test_what_it_writes_is_a_compiled_project(empty):
     assert "dvc remote modify storage verify true" in done.text
     assert "specs/first-student.yaml: ok" in empty.kdbuild("check").text
     empty.kdbuild("compile", "--check")
-    assert empty.kdbuild("plan", code=2).text.splitlines()[-1].startswith("8 stages to run")
+    assert empty.kdbuild("plan", code=2).text.splitlines()[-1].startswith("7 stages to run")
     assert "merge=binary" in empty.read(".gitattributes")
 
 
