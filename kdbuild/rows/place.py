@@ -19,7 +19,7 @@ def cache_dir(root: Path) -> Path:
     found = Path("cache")
     dvc_dir = root / ".dvc"
     for name in ("config", "config.local"):
-        config = configparser.ConfigParser()
+        config = configparser.ConfigParser(interpolation=None)
         try:
             read = config.read(dvc_dir / name)
         except (configparser.Error, UnicodeDecodeError) as error:
