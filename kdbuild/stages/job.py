@@ -39,6 +39,7 @@ class Job:
     params: Params
     """params.yaml, for knobs only."""
     _finals: dict[str, Path] = field(default_factory=dict)
+    _scratch: list[Path] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -83,6 +84,8 @@ class Job:
             _remove(final)
             partial.rename(final)
             _sync_one(final.parent)
+        for folder in self._scratch:
+            _remove(folder)
 
     def discard(self) -> None:
         """Remove what was written so far."""
@@ -120,9 +123,10 @@ class Job:
         return canonical.digest([self.section["_key"], manifests])
 
     def scratch(self, name: str) -> Path:
-        """Return a folder beside the row store that outlives the stage, for checkpoints; made if absent."""
+        """Return a folder beside the row store, for checkpoints; it outlives a stage cut off, and goes once the outputs are final."""
         folder = place.store_dir(self.root, self.runtime.rows_dir) / "scratch" / name
         folder.mkdir(parents=True, exist_ok=True)
+        self._scratch.append(folder)
         return folder
 
     def with_section(self, section: dict[str, Any]) -> Job:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from kdbuild import records
 from kdbuild.records import Row
@@ -34,7 +33,6 @@ def run(job: Job) -> None:
     model_out = job.out(layout.out(job.spec, phase, "model"))
     adapter_out = job.out(layout.out(job.spec, phase, "adapter")) if section.adaptation else None
     needed = {objective.teacher or "" for objective in section.objectives if objective.needs}
-    scratch = job.scratch(f"train-{job.name}")
     trained = train(
         Task(
             root=job.root,
@@ -51,7 +49,7 @@ def run(job: Job) -> None:
             runtime=job.runtime,
             model_out=model_out,
             adapter_out=adapter_out,
-            checkpoints=scratch,
+            checkpoints=job.scratch(f"train-{job.name}"),
             key=job.input_digest(section.start, *section.data),
         )
     )
@@ -59,14 +57,6 @@ def run(job: Job) -> None:
         records.write_manifest(folder, {})
     left_out = {name: value for name, value in asdict(sides).items() if name != "trained"}
     job.write_json(layout.facts(job.spec, phase, "train"), {**asdict(trained), **left_out})
-    remove_checkpoint(scratch)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Remove the checkpoints of a phase whose outputs are complete."""
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def split_sides(rows: Iterable[Row]) -> Sides:
