@@ -265,6 +265,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_digest(path: Path) -> str:
+    """Return the digest of a file, or of a folder by its manifest or else by all its files; what is not there is an empty folder."""
+    manifest = path / MANIFEST
+    if manifest.is_file() or path.is_file():
+        return sha256_of(path if path.is_file() else manifest)
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else []
+    return canonical.digest([[f.relative_to(path).as_posix(), sha256_of(f)] for f in files])
+
+
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write `manifest.json`: `facts`, and the size and sha256 of every other file below `folder`."""
     files = {

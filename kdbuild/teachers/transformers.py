@@ -13,6 +13,8 @@ from kdbuild import canonical
 from kdbuild.errors import SpecError
 from kdbuild.inside import inside
 from kdbuild.kinds import Knob
+from kdbuild.records import content_digest
+from kdbuild.spec.sources import unpinned
 from kdbuild.teachers import Session, Signal, Teacher
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class Transformers(Teacher):
     gives: ClassVar[frozenset[Signal]] = frozenset({Signal.TEXT, Signal.LOGITS, Signal.HIDDEN})
 
     model: str
-    """`hf:org/name@revision`, `path:folder`, `path:file.gguf` or `pypi:package==version:path/inside#sha256=...`."""
+    """`hf:org/name@revision`, `path:folder`, `path:file.gguf`, `phase:spec/phase` or `pypi:package==version:path/inside#sha256=...`."""
     revision: str = ""
     """Any text that tells this model from an earlier one of the same source; changed, everything is asked again."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -49,10 +51,11 @@ class Transformers(Teacher):
         return () if self.chat_template is None else (self.chat_template,)
 
     def answer_identity(self, root: Path) -> dict[str, Any]:
-        """Return the identity, the chat template by its content; the model's own is told by its source and revision."""
+        """Return the identity; the chat template, and a model that its source does not pin, by their content."""
         found = {name: value for name, value in self.identity().items() if name != "chat_template"}
-        template = self._template(root)
-        return found if template is None else {**found, "chat_template": canonical.digest(template)}
+        template, model = self._template(root), unpinned(self.model)
+        found |= {} if template is None else {"chat_template": canonical.digest(template)}
+        return found if model is None else {**found, "content": content_digest(root / model)}
 
     def _template(self, root: Path) -> str | None:
         if self.chat_template is None:

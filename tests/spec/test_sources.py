@@ -101,3 +101,19 @@ def test_where_a_models_weights_are_and_which_files_of_the_project_it_reads(text
     assert sources.files_of(text) == files
     assert sources.needs_fetch(text) is fetched
     assert sources.weights_of(text, "tiny") == weights
+
+
+def test_a_phase_of_another_spec():
+    parsed = sources.parse_source("phase:big/kl")
+    assert (parsed.scheme, parsed.name, str(parsed)) == ("phase", "big/kl", "phase:big/kl")
+    assert not sources.needs_fetch("phase:big/kl")
+    assert sources.weights_of("phase:big/kl", "x") == "artifacts/big/kl/model"
+    with pytest.raises(ValueError, match="names no phase of a spec"):
+        sources.parse_source("phase:kl")
+
+
+def test_what_a_source_does_not_pin():
+    assert sources.unpinned("path:mine") == "mine"
+    assert sources.unpinned("path:mine.gguf") == "mine.gguf"
+    assert sources.unpinned("phase:big/kl") == "artifacts/big/kl/model"
+    assert sources.unpinned("hf:a/b@c") is None
