@@ -100,7 +100,9 @@ def refuse_other_shape(project: Project, only: str | None = None) -> None:
     `only` compares the stages of one spec. The stages of a spec that is not valid are left alone: its own compile stage says why.
     """
     written = stages_in_file(project.root)
-    wanted = {stage.name: stage for stage in project.stages if only in (None, stage.spec)}
+    # A spec's own stages first: what they need of the models follows from them, and is not what the user changed.
+    ordered = sorted(project.stages, key=lambda stage: stage.spec in ("kdbuild", "models"))
+    wanted = {stage.name: stage for stage in ordered if only in (None, stage.spec)}
     for name, stage in wanted.items():
         if name not in written:
             raise _not_compiled(stage, "is new")
