@@ -190,7 +190,7 @@ def test_second_spec_asks_nothing(built):
     built.write("specs/second.yaml", data_only)
     built.kdbuild("compile")
     done = built.repro()
-    assert done.ran == {"kdbuild_structure", "second_compile", "second_sft_elicit", "second_sft_select", "second_report"}
+    assert done.ran - COMPILE == {"second_compile", "second_sft_elicit", "second_sft_select", "second_report"}
     assert built.num_answers() == calls
     first, second = ((built.root / f"artifacts/{spec}/sft/elicited/manifest.json").read_bytes() for spec in ("t", "second"))
     assert first == second

@@ -49,7 +49,8 @@ def _build(root: Path, names: Sequence[str], *, yes: bool) -> None:
     if not plan.is_fresh:
         _ask_about_money(plan, yes=yes)
         sys.stdout.flush()
-        code = _repro(root, [one.stage.name for one in plan.planned] if names else [])
+        # The structure stage belongs to no spec; it goes along, so that a later plan of everything finds nothing left.
+        code = _repro(root, [found.stages[0].name, *(one.stage.name for one in plan.planned)] if names else [])
         plan = _built(root, found, names, code)
     _remember(root, names, plan)
 

@@ -22,6 +22,7 @@ Kinds = Iterable[tuple[At, Kind, Literal["spec", "params"]]]
 """Every kind a spec uses: where it stands, and in which file."""
 
 MIN_HELD_OUT = 20
+QUICK_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 MAX_COUNTED_BYTES = 16 * 2**20
 
 
@@ -83,7 +84,7 @@ def _near_file(root: Path, path: str) -> str | None:
 
 
 def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
-    """Yield what seed rows get wrong, and whether enough of them are held out; only JSONL files of a moderate size are read."""
+    """Yield what seed rows get wrong, and whether enough of them are held out; only JSON and CSV files of a moderate size are read."""
     seeds = spec.seeds
     if seeds is None:
         return
@@ -102,11 +103,12 @@ def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
     held_out = sum(records.is_held_out(row, spec.held_out_frac) for row in rows)
     if spec.evaluate and held_out < MIN_HELD_OUT:
         share = f"`held_out_frac: {spec.held_out_frac:g}` holds out {held_out} of {len(rows)} seeds"
-        hint = "add seeds, or raise `held_out_frac`"
-        message = f"{share}; with fewer than {MIN_HELD_OUT} the measures are noise"
-        yield Problem(
-            ("held_out_frac",) if "held_out_frac" in spec.model_fields_set else ("seeds",), message, hint=hint, severity="warning"
-        )
+        at = ("held_out_frac",) if "held_out_frac" in spec.model_fields_set else ("seeds",)
+        if held_out == 0:
+            yield Problem(at, f"{share}, so there is nothing to evaluate on", hint="add seeds, raise `held_out_frac`, or remove `evaluate`")
+        else:
+            message = f"{share}; with fewer than {MIN_HELD_OUT} the measures are noise"
+            yield Problem(at, message, hint="add seeds, or raise `held_out_frac`", severity="warning")
 
 
 def _is_quick(root: Path, seeds: Seeds) -> bool:
@@ -118,4 +120,4 @@ def _is_quick(root: Path, seeds: Seeds) -> bool:
     if seeds.outside() is not None:
         return False
     paths = [root / path for path in seeds.files()]
-    return all(p.suffix == ".jsonl" and p.is_file() for p in paths) and sum(p.stat().st_size for p in paths) <= MAX_COUNTED_BYTES
+    return all(p.suffix in QUICK_SUFFIXES and p.is_file() for p in paths) and sum(p.stat().st_size for p in paths) <= MAX_COUNTED_BYTES

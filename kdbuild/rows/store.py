@@ -31,6 +31,8 @@ from kdbuild.teachers import Answer
 
 GROUP = 256
 """Answers that are made durable at once, even before the interval is over."""
+GROUP_BYTES = 2**20
+"""As much text is made durable at once too: what a full disk leaves unwritten must fit into the reserve, in the log and in the file."""
 _KEYS_PER_QUERY = 500
 Asked = tuple[str, int]
 """A row key and the limit (`max_new_tokens`) of the ask."""
@@ -62,6 +64,7 @@ class Store:
         self._path = path
         self._interval_s = commit_interval_s
         self._buffer: list[tuple[bytes, int, str, int, str, float]] = []
+        self._buffered_bytes = 0
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._filled = threading.Event()
@@ -149,7 +152,8 @@ class Store:
             self._buffer.append(entry)  # before anything can raise: it is paid for
             if self._trouble is not None:
                 raise self._trouble
-            full = len(self._buffer) >= GROUP
+            self._buffered_bytes += len(entry[2])
+            full = len(self._buffer) >= GROUP or self._buffered_bytes >= GROUP_BYTES
             self._start_flusher()
         self._filled.set()
         if full:
@@ -184,6 +188,7 @@ class Store:
                 self._buffer,
             )
         self._buffer.clear()
+        self._buffered_bytes = 0
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -130,8 +130,10 @@ def _read(line: bytes, where: str) -> tuple[str, Answer]:
         value = json.loads(line)
         turns = [Message(str(m["role"]), m["content"]) for m in value["messages"]]
         text, ended, sample = value["answer"], value.get("ended", True), value.get("sample", 0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RowError(f"{where}: not a recorded answer ({type(error).__name__}: {error})", hint=hint) from None
+    except KeyError as error:
+        raise RowError(f"{where}: not a recorded answer: it has no {error}", hint=hint) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RowError(f"{where}: not a recorded answer: {error}", hint=hint) from None
     if not all(isinstance(t.content, str) for t in turns) or not isinstance(text, str):
         raise RowError(f"{where}: `content` and `answer` are texts", hint=hint)
     if type(ended) is not bool or type(sample) is not int:

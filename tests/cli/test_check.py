@@ -72,7 +72,9 @@ def test_one_bad_spec_does_not_hide_the_others(root: Path, monkeypatch: pytest.M
 
 
 def test_a_warning_is_not_an_error(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "specs" / "seeds" / "a.jsonl").write_text('{"prompt": "What is one and one?"}\n')
+    (root / "specs" / "seeds" / "a.jsonl").write_text(
+        "".join(f'{{"id": "first-{i:02d}", "prompt": "What is {i} and one?"}}\n' for i in range(24))
+    )
     code, out, err = check(monkeypatch, capsys, "a")
     assert (code, out) == (0, A)
     assert err.startswith("warning: specs/a.yaml:4: seeds: ")

@@ -153,3 +153,14 @@ def test_both_are_written_where_specs_name_them(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("path", sorted((ROOT / "specs").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_specs_name_the_schema(path: Path) -> None:
     assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=.schema.json"
+
+
+def test_outside_a_project_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["kdbuild", "schema", "--write"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    assert "holds no folder specs/" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

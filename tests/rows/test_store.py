@@ -220,7 +220,8 @@ def test_a_disk_that_fills_up_keeps_every_answer_and_says_so(small_disk):
         kept += 1  # the last one too: its put made the group durable, out of the reserve
     assert "disk is full" in caught.message
     assert "free some space" in caught.hint
-    store.put(key("more"), 64, ended(3, "x" * 2**23))
+    with pytest.raises(StageError, match="disk is full"):
+        store.put(key("more"), 64, ended(3, "x" * 2**23))  # more than a group's text: written at once
     with pytest.raises(StageError, match="disk is full"):
         store.close()
     assert not (small_disk / database.RESERVE).exists()
