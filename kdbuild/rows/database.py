@@ -159,14 +159,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def give_up_reserve(path: Path) -> bool:
-    """Free the space set aside; return whether there was any."""
-    reserve = path.with_name(RESERVE)
-    try:
-        reserve.unlink()
-    except OSError:
-        return False
-    return True
+def make_room(path: Path, connection: sqlite3.Connection) -> None:
+    """Give up the reserve of the store at `path`, and empty the log that a full disk left behind: its pages are in the database."""
+    path.with_name(RESERVE).unlink(missing_ok=True)
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -18,7 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -171,12 +171,10 @@ class Store:
             try:
                 self._write_buffer()
             except StageError as error:
-                if (
-                    isinstance(error.__cause__, sqlite3.Error)
-                    and database.is_full(error.__cause__)
-                    and database.give_up_reserve(self._path)
-                ):
-                    self._write_buffer()  # what was paid for is safe now; the run still ends, with the error that says why
+                if isinstance(error.__cause__, sqlite3.Error) and database.is_full(error.__cause__):
+                    database.make_room(self._path, self._connection)
+                    with suppress(StageError):
+                        self._write_buffer()  # what was paid for is safe now; the run still ends, with the error that says why
                 raise
 
     def _write_buffer(self) -> None:
