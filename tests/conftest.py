@@ -93,7 +93,8 @@ class Project:
             return 0
         connection = sqlite3.connect(found[0])
         try:
-            return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'answers'").fetchone()
+            return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0]) if made else 0
         finally:
             connection.close()
 
