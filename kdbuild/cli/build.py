@@ -114,7 +114,7 @@ def _remember(root: Path, names: Sequence[str], plan: Plan) -> None:
     from kdbuild.plan import state
 
     if plan.is_fresh:
-        state.remember(root, names, plan.watched, len(plan.planned))
+        state.remember(root, names, plan.watched, sum(not one.stage.compiles for one in plan.planned))
     else:
         state.forget(root)
         click.echo("something changed while it was built: build again", err=True)
