@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from kdbuild import canonical
 from kdbuild.errors import MissingPackage
 
 
@@ -184,8 +183,3 @@ class Reading(Model):
     def of(cls, section: Mapping[str, Any]) -> Self:
         """Read a section back; `_key` belongs to DVC."""
         return cls.model_validate({key: value for key, value in section.items() if key != "_key"})
-
-
-def key_of(section: Mapping[str, Any], *also: Any) -> str:
-    """Return `_key`: the digest of a section and of what else defines its stage."""
-    return canonical.digest(["kdbuild-stage/1", {k: v for k, v in section.items() if k != "_key"}, *also])

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,10 +128,6 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         self._scratch.append(folder)
         return folder
-
-    def with_section(self, section: dict[str, Any]) -> Job:
-        """Return the same job on another section."""
-        return replace(self, section=section)
 
 
 def _turned(kind: AnyKind, live: Kind | None) -> AnyKind:

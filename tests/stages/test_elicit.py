@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -257,7 +258,7 @@ def test_seeds_inside_the_project_are_read_directly(root):
     assert set(elicited(root)) == {"x"}
     (root / "seeds.jsonl").write_text('{"id": "x", "prompt": "Name a tree."}\n{"id": \n')
     with pytest.raises(RowError, match=r"seeds\.jsonl:2"):
-        elicit.run(job_of(root).with_section(job.section))
+        elicit.run(dataclasses.replace(job_of(root), section=job.section))
     job.discard()
 
 
