@@ -61,7 +61,7 @@ class Row:
     label: str | None = None
     gold: str | None = None
     candidates: tuple[dict[str, Any], ...] = ()
-    """Alternative answers: text, source, logprob, score."""
+    """Alternative answers: text, source (who wrote it), logprob, score, ended."""
     ranking: tuple[int, ...] = ()
     """Candidate indices, best first."""
     feedback: str | None = None
@@ -73,6 +73,8 @@ class Row:
     """Steps: thought, action, args, observation."""
     media: dict[str, str] | None = None
     """type, path, text_view."""
+    tool: dict[str, str] | None = None
+    """An API: name, description, parameters (JSON schema as text), returns, callable (`module:function`)."""
     meta: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -129,6 +131,19 @@ def row_id(content: Any) -> str:
     return canonical.digest(["kdbuild-row/1", content])[:16]
 
 
+def as_json(row: Row) -> dict[str, Any]:
+    """Return what a row holds as plain JSON values, empty fields left out."""
+    values = {f.name: _without_empty(_column_value(getattr(row, f.name))) for f in fields(row)}
+    return {name: value for name, value in values.items() if value not in (None, [], {}, "", False)}
+
+
+def _without_empty(value: Any) -> Any:
+    # A struct that was written and read again has all its fields; where they are None it is still the same struct.
+    if isinstance(value, dict):
+        return {name: _without_empty(item) for name, item in value.items() if item is not None}
+    return [_without_empty(item) for item in value] if isinstance(value, list) else value
+
+
 def root_of(row: Row) -> tuple[str, ...]:
     """Return the seeds a row descends from."""
     return row.roots or (row.id,)
@@ -148,9 +163,10 @@ def _schema(record: type) -> pa.Schema:
     text, real = pa.string(), pa.float64()
     message = pa.struct([("role", text), ("content", text), ("train", pa.bool_()), ("ended", pa.bool_())])
     passage = pa.struct([("doc_id", text), ("text", text), ("score", real)])
-    candidate = pa.struct([("text", text), ("source", text), ("logprob", real), ("score", real)])
+    candidate = pa.struct([("text", text), ("source", text), ("logprob", real), ("score", real), ("ended", pa.bool_())])
     step = pa.struct([("thought", text), ("action", text), ("args", text), ("observation", text)])
     media = pa.struct([("type", text), ("path", text), ("text_view", text)])
+    tool = pa.struct([(name, text) for name in ("name", "description", "parameters", "returns", "callable")])
     special: dict[tuple[str, str], pa.DataType] = {
         ("Row", "messages"): pa.list_(message),
         ("Row", "context"): pa.list_(passage),
@@ -160,6 +176,7 @@ def _schema(record: type) -> pa.Schema:
         ("Row", "scores"): pa.list_(pa.struct([("name", text), ("value", real)])),
         ("Row", "trajectory"): pa.list_(step),
         ("Row", "media"): media,
+        ("Row", "tool"): tool,
         ("Row", "meta"): pa.list_(pa.struct([("name", text), ("value", text)])),
     }
     plain = {"str": text, "str | None": text, "bool": pa.bool_(), "int": pa.int64(), "float | None": real}

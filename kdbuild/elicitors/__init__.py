@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
+from kdbuild import canonical, records
 from kdbuild.kinds import Kind
-from kdbuild.records import Row
-from kdbuild.teachers import Answer, Ask
+from kdbuild.records import Dropped, Row, root_of
+from kdbuild.teachers import Answer, Ask, Signal
+
+ANY = "*"
+"""Among what a step writes: whatever the data holds."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,52 @@ class Rejected:
     """What an elicitor returns for a row that its teacher's answer cannot be used for."""
 
     reason: str
+    """The same words for the same cause: reasons are counted. Never a number or a text of the row."""
     text: str = ""
+    """What was rejected, for people."""
 
 
-Conversation = Generator[Sequence[Ask], Sequence[Answered], "list[Row] | Rejected"]
+@dataclass(frozen=True)
+class Made:
+    """What a conversation about several answers makes: rows, and what could not be used."""
+
+    rows: list[Row]
+    dropped: list[Dropped] = field(default_factory=list)
+
+
+Result = list[Row] | Rejected | Made
+Conversation = Generator[Sequence[Ask], Sequence[Answered], Result]
 """What `elicit` returns: it yields questions, is sent their answers in the same order, and returns the rows they make."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an elicitor may know besides its rows."""
+
+    root: Path
+    """The project's folder."""
+    actor: str = "teacher"
+    """Who is asked."""
+    gives: Mapping[str, frozenset[Signal]] = field(default_factory=dict)
+    """What each actor of the stage gives."""
+    few_seeds: bool = False
+    """Whether there are too few seeds to be split into training and held-out rows: then rows made of seeds are split by themselves."""
+    embedder: Any = None
+    """Turns texts into vectors (`embed(texts) -> Sequence[Sequence[float]]`), for operators that say `needs_embedder`."""
+
+    def child(self, parents: Sequence[Row], **fields: Any) -> Row:
+        """Return a new row made of `parents` (at least one): its id is the digest of its content and its parents' ids.
+
+        `fields` are those of `Row`; what is not given is empty, not the parent's. It is held out if any seed it descends from is.
+        """
+        roots = {root for parent in parents if not (self.few_seeds and _is_seed(parent)) for root in root_of(parent)}
+        row = Row(id="", parents=tuple(parent.id for parent in parents), roots=tuple(sorted(roots)), **fields)
+        content = records.as_json(replace(row, roots=(), keys=()))
+        return replace(row, id=canonical.digest(["kdbuild-child/1", content])[:16])
+
+
+def _is_seed(row: Row) -> bool:
+    return not row.parents and not row.roots
 
 
 class Elicitor(Kind):
@@ -38,11 +83,47 @@ class Elicitor(Kind):
 
     An elicitor is pure: `elicit` is a generator that yields questions and is sent their answers. The stage runs many of them at once and
     keeps the engine full; the planner runs the same generator against the stored answers and counts what is missing.
+
+    An operator either works row by row (`elicit`) or, with `pooled`, on all rows together (`gather`).
     """
 
     family: ClassVar[str] = "elicitors"
     asks_once: ClassVar[bool] = False
     """Whether it yields questions only once a row, so that a forecast of its calls is exact before any answer is there."""
+    pooled: ClassVar[bool] = False
+    """Whether its questions are made of several rows: then `gather` is called, once for the training and once for the held-out rows."""
+    needs_embedder: ClassVar[bool] = False
+    """Whether it compares meanings (`scene.embedder`)."""
+    default_actor: ClassVar[str] = "teacher"
+    """Who is asked where the spec does not say."""
+    reads: ClassVar[tuple[str, ...]] = ("prompt",)
+    """What it needs a row to have: `prompt`, `answer` or a field of `Row`."""
+    writes: ClassVar[tuple[str, ...]] = ()
+    """What the rows it makes have besides a prompt: `answer` or fields of `Row`."""
+    keeps: ClassVar[bool] = True
+    """Whether the rows it makes still have what the rows it was given had."""
+
+    by: str | list[str] | None = None
+    """Who is asked: `teacher`, `student` (as the phase before left it), a role of the spec, or a list of these."""
+    combine: Literal["union", "route", "consensus"] | None = None
+    """What several actors are: `union` (a row of each; the default), `route` (each row goes to one of them, by the digest of its id), or
+    `consensus` (of the answers to one row, the one most like the others)."""
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """Who answers the operator's own questions: one, or several that are combined."""
+        given = self.by or self.default_actor
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Further actors that it asks by name (`Ask.to`), as in a dialogue of two models."""
+        return ()
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """What it cannot do without of those it asks; empty for an operator that asks nobody."""
+        return frozenset({Signal.TEXT})
 
     def files(self) -> tuple[str, ...]:
         """Return the project's files it reads (templates): dependencies of the stage."""
@@ -53,5 +134,14 @@ class Elicitor(Kind):
         return ()
 
     @abstractmethod
-    def elicit(self, row: Row, root: Path) -> Conversation:
-        """Ask about one row; `root` is the project's folder."""
+    def elicit(self, row: Row, scene: Scene) -> Conversation:
+        """Ask about one row."""
+
+    def gather(self, rows: Sequence[Row], scene: Scene) -> Conversation:
+        """Ask about all rows together, for a `pooled` operator; `rows` are sorted by id, and all of one side of the held-out split.
+
+        An answer that failed is handed over as it is (`answer.failed`), since one failure must not cost the others.
+        Draw by digest (`canonical.fraction(row.id, ...)`), never from a running generator: a changed row then changes only the
+        questions that show it.
+        """
+        raise NotImplementedError(f"`{self.kind}` works row by row")

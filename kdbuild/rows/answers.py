@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from base64 import b64decode, b64encode
 
 from kdbuild import canonical
 from kdbuild.errors import RowError
@@ -16,11 +16,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "num_new_tokens": (int,),
     "failed": (str, type(None)),
 }
+_MORE: dict[str, tuple[type, ...]] = {"logprobs": (list,), "logprob": (float, int), "payload": (str,)}
+"""Written only where a teacher gives them."""
 
 
 def encode(answer: Answer) -> str:
-    """Return an answer as canonical JSON."""
-    return canonical.dumps(asdict(answer))
+    """Return an answer as canonical JSON; its payload stands there in base 64."""
+    values = {name: getattr(answer, name) for name in _TYPES}
+    payload = b64encode(answer.payload).decode("ascii") if answer.payload else None
+    more = {"logprobs": list(answer.logprobs) or None, "logprob": answer.logprob, "payload": payload}
+    return canonical.dumps(values | {name: value for name, value in more.items() if value is not None})
 
 
 def decode(text: str) -> Answer:
@@ -31,9 +36,12 @@ def decode(text: str) -> Answer:
     """
     try:
         values = json.loads(text)
-        if set(values) == set(_TYPES) and all(type(values[name]) in kinds for name, kinds in _TYPES.items()):
-            return Answer(**values)
-    except (ValueError, TypeError):
+        kinds = _TYPES | _MORE
+        if _TYPES.keys() <= values.keys() <= kinds.keys() and all(type(value) in kinds[name] for name, value in values.items()):
+            logprobs = tuple(float(value) for value in values.pop("logprobs", ()))
+            payload = b64decode(values.pop("payload", ""), validate=True)
+            return Answer(**values, logprobs=logprobs, payload=payload)
+    except (ValueError, TypeError, AttributeError):
         pass
     raise RowError(f"a stored answer is not one: {text[:80]!r}", hint="run `kdbuild doctor`")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,8 +24,15 @@ class Signal(StrEnum):
     """What a teacher can give."""
 
     TEXT = "text"
+    """Text it writes."""
+    CHOICES = "choices"
+    """Log-probabilities of given answers."""
+    TOP_K = "top-k"
+    """The likeliest tokens at each position of a text it reads, with their log-probabilities."""
     LOGITS = "logits"
+    """The whole next-token distribution at each position of a text it reads; a network that can be loaded here."""
     HIDDEN = "hidden"
+    """Hidden states and attention maps."""
 
 
 class Price(Model):
@@ -37,14 +44,39 @@ class Price(Model):
     """Per million generated tokens."""
 
 
+class Operation(StrEnum):
+    """What a question asks for."""
+
+    GENERATE = "generate"
+    """Write an answer."""
+    CHOOSE = "choose"
+    """Say how likely each of some given answers is."""
+    READ = "read"
+    """Read the answer that the messages hold, and give signals of its tokens."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which signals of the tokens of the trained turns a teacher gives when it reads them."""
+
+    form: Literal["full", "top-k", "sampled", "hidden"]
+    """`full`, `top-k` and `sampled` are next-token distributions; `hidden` are hidden states (and attention maps)."""
+    k: int = 0
+    """Tokens kept at each position (`top-k`), or drawn (`sampled`)."""
+    layers: tuple[int, ...] = ()
+    """Layers of `hidden`: 0 is the embedding, -1 the last."""
+    attention: bool = False
+    """Whether `hidden` holds the attention maps of the layers as well."""
+
+
 @dataclass(frozen=True)
 class Ask:
-    """One question to a teacher, by its content: two equal asks are one answer."""
+    """One question to a teacher, by its content: two equal asks to the same teacher are one answer."""
 
     row: str
     """Id of the row it is asked for. With `sample` it decides the sampling seed; it is not part of the key."""
     messages: tuple[Message, ...]
-    max_new_tokens: int
+    max_new_tokens: int = 1
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -52,16 +84,41 @@ class Ask:
     """The n-th sample of this question."""
     salt: str = ""
     """Changed by hand to ask again what was answered before."""
+    to: str = "teacher"
+    """The actor it goes to: a key of the section's `actors`. Who that is, is in the key by the actor's own identity."""
+    schema: str | None = None
+    """JSON schema (canonical JSON) that the answer follows; every teacher that writes text decodes against it."""
+    stop: tuple[str, ...] = ()
+    """The answer ends, by itself, before the first of these texts."""
+    choices: tuple[str, ...] = ()
+    """Given answers: the question is how likely each is (`Answer.logprobs`), and nothing is written."""
+    reading: Reading | None = None
+    """Signals wanted of the trained turns that `messages` holds (`Answer.payload`); nothing is written."""
+
+    @property
+    def operation(self) -> Operation:
+        """What is asked for."""
+        if self.reading is not None:
+            return Operation.READ
+        return Operation.CHOOSE if self.choices else Operation.GENERATE
+
+    @property
+    def needs(self) -> Signal:
+        """The signal that a teacher must give to answer it."""
+        if self.reading is None:
+            return Signal.CHOICES if self.choices else Signal.TEXT
+        return {"full": Signal.LOGITS, "sampled": Signal.LOGITS, "top-k": Signal.TOP_K, "hidden": Signal.HIDDEN}[self.reading.form]
 
     @property
     def seed(self) -> int:
         """The sampling seed: from the row's id and the sample's number, never from a position. 0 where decoding is greedy."""
-        return canonical.seed_of("sample", self.row, self.sample) if self.temperature > 0 else 0
+        drawn = self.temperature > 0 or (self.reading is not None and self.reading.form == "sampled")
+        return canonical.seed_of("sample", self.row, self.sample) if drawn else 0
 
     def material(self) -> dict[str, Any]:
         """Return what of the question defines its answer; the limit is kept beside the key, not in it."""
-        return {
-            "operation": "generate",
+        found: dict[str, Any] = {
+            "operation": self.operation.value,
             "messages": [[m.role, m.content] for m in self.messages],
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -69,6 +126,16 @@ class Ask:
             "sample": self.sample,
             "salt": self.salt,
         }
+        if self.schema is not None:
+            found["schema"] = self.schema
+        if self.stop:
+            found["stop"] = list(self.stop)
+        if self.choices:
+            found["choices"] = list(self.choices)
+        if self.reading is not None:
+            found["messages"] = [[m.role, m.content, m.train, m.ended] for m in self.messages]
+            found["reading"] = asdict(self.reading)
+        return found
 
 
 @dataclass(frozen=True)
@@ -80,9 +147,16 @@ class Answer:
     """Whether it ended by itself; False where it was cut at the limit."""
     num_prompt_tokens: int
     num_new_tokens: int
-    """Tokens generated, the end of turn included."""
+    """Tokens generated, the end of turn included; 0 where nothing was written."""
     failed: str | None = None
     """Why there is no answer; None where there is one. A failed ask is not stored as an answer."""
+    logprobs: tuple[float, ...] = ()
+    """Log-probability (nats) of each of the ask's `choices`."""
+    logprob: float | None = None
+    """Log-probability (nats) of the tokens written, the end of turn included, under the model's own distribution (temperature 1, no
+    `top_p`, no schema); None where the teacher does not say."""
+    payload: bytes = b""
+    """The signals of a reading, as `teachers/_features.py` writes them."""
 
 
 def row_key(identity: Mapping[str, Any], ask: Ask) -> str:
@@ -95,20 +169,27 @@ class Session(ABC):
 
     @abstractmethod
     def generate(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
-        """Yield (index into `asks`, answer) as answers are ready, in any order; each exactly once."""
+        """Yield (index into `asks`, answer) as answers are ready, in any order; each exactly once.
+
+        The caller may append to `asks` whenever it was given an answer (the next turn of a conversation): a session looks at its
+        length again before it ends, and should take up new asks while others are still on their way.
+        """
 
 
 class Teacher(Kind):
     """Base of every teacher. Which model answers, and how precisely, is identity; where and how fast it runs are knobs."""
 
     family: ClassVar[str] = "teachers"
-    gives: ClassVar[frozenset[Signal]] = frozenset({Signal.TEXT})
-    """What this kind can give."""
 
     licence: Annotated[str | None, Knob("a licence is about use; reports name it, answers do not depend on it")] = None
     """SPDX name of the model's licence."""
     price: Annotated[Price | None, Knob("money spent does not change an answer")] = None
     """What its tokens cost; absent for a model you run yourself."""
+
+    @property
+    def gives(self) -> frozenset[Signal]:
+        """What it can give."""
+        return frozenset({Signal.TEXT})
 
     def sources(self) -> tuple[str, ...]:
         """Return the model sources (`hf:`, `path:`, `pypi:`) whose files this teacher needs."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -36,8 +36,6 @@ class Fake(Teacher):
     """
 
     kind: Literal["fake"] = "fake"
-    gives: ClassVar[frozenset[Signal]] = frozenset({Signal.TEXT, Signal.LOGITS, Signal.HIDDEN})
-
     model: str = "fake"
     """Any name; part of what identifies an answer."""
     revision: str = ""
@@ -56,6 +54,11 @@ class Fake(Teacher):
     """File that gets a line `row id<TAB>key` for each call."""
     latency_s: Annotated[float, Knob("how long it pretends to think")] = Field(0.0, ge=0)
     """Seconds each call takes."""
+
+    @property
+    def gives(self) -> frozenset[Signal]:
+        """Everything: its network is here."""
+        return frozenset(Signal)
 
     @contextmanager
     def open(self, root: Path, weights: Path | None) -> Iterator[Session]:

