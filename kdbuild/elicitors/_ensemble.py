@@ -1,0 +1,210 @@
+"""Several actors behind one operator: a row of each, one of them for each row, or the one that agrees most with the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+
+from kdbuild import canonical
+from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Result, Scene
+from kdbuild.errors import SpecError
+from kdbuild.records import Dropped, Row
+from kdbuild.teachers import Ask
+
+NUM_DECIMALS = 6
+"""Agreement is rounded to this before answers are compared, so that equal ones are equal."""
+
+
+def conversation(operator: Elicitor, about: Row | Sequence[Row], scene: Scene) -> Conversation:
+    """Return the conversation of an operator with all its `actors` about a row or, where it is `pooled`, about several.
+
+    The questions that the actors are asked at the same time go out together. Rows say in `meta["actor"]` whose they are, unless there
+    is only one actor.
+
+    Raises:
+        SpecError: the operator's rows cannot be combined this way.
+    """
+    actors = operator.actors or ("teacher",)
+    if len(actors) == 1 or getattr(operator, "combines", False):
+        return _of(operator, about, replace(scene, actor=actors[0]))
+    check(operator)
+    if operator.combine == "route":
+        return _route(operator, about, scene, actors)
+    if operator.combine == "consensus":
+        return _consensus(operator, _one(about), scene, actors)
+    return _union(operator, about, scene, actors)
+
+
+def check(operator: Elicitor) -> None:
+    """Refuse a consensus of what has no answers to compare.
+
+    Raises:
+        SpecError: the operator is pooled, or writes no answer.
+    """
+    if operator.combine != "consensus" or len(operator.actors) < 2 or getattr(operator, "combines", False):
+        return
+    hint = "`combine: union` keeps what each of them makes; `route` asks one of them about each row"
+    if operator.pooled:
+        raise SpecError(f"`{operator.kind}` asks about many rows together, so there is no consensus on one of them", hint=hint)
+    if "answer" not in operator.writes:
+        raise SpecError(f"`{operator.kind}` writes no answer, so there is nothing of several actors to compare", hint=hint)
+
+
+def _of(operator: Elicitor, about: Row | Sequence[Row], scene: Scene) -> Conversation:
+    return operator.elicit(about, scene) if isinstance(about, Row) else operator.gather(about, scene)
+
+
+def _one(about: Row | Sequence[Row]) -> Row:
+    assert isinstance(about, Row)
+    return about
+
+
+# --- the three ways ----------------------------------------------------------------------------------------------------------
+
+
+def _route(operator: Elicitor, about: Row | Sequence[Row], scene: Scene, actors: Sequence[str]) -> Conversation:
+    rows = [about] if isinstance(about, Row) else about
+    shares: dict[str, list[Row]] = {actor: [] for actor in actors}
+    for row in rows:
+        shares[actors[int(canonical.fraction("route", row.id) * len(actors))]].append(row)
+    results = yield from _together(
+        {
+            actor: _of(operator, share[0] if isinstance(about, Row) else share, replace(scene, actor=actor))
+            for actor, share in shares.items()
+            if share
+        }
+    )
+    return _merge(operator, about, results, lambda actor, rows: [_marked(row, actor) for row in rows])
+
+
+def _union(operator: Elicitor, about: Row | Sequence[Row], scene: Scene, actors: Sequence[str]) -> Conversation:
+    results = yield from _together({actor: _of(operator, about, replace(scene, actor=actor)) for actor in actors})
+    given = {row.id: row for row in ([about] if isinstance(about, Row) else about)}
+    return _merge(operator, about, results, lambda actor, rows: _own(rows, actor, given, scene))
+
+
+def _consensus(operator: Elicitor, row: Row, scene: Scene, actors: Sequence[str]) -> Conversation:
+    results = yield from _together({actor: _of(operator, row, replace(scene, actor=actor)) for actor in actors})
+    answered = [(actor, made) for actor, result in results.items() for made in _rows(result) if made.answer is not None]
+    rejected = [result for result in results.values() if isinstance(result, Rejected)]
+    if not answered:
+        return rejected[0] if rejected else Rejected("no answer to compare")
+    words = [_words(made.answer or "") for _, made in answered]
+    agreement = [round(_mean(_f1(one, other) for j, other in enumerate(words) if j != i), NUM_DECIMALS) for i, one in enumerate(words)]
+    actor, best = answered[agreement.index(max(agreement))]
+    keys = dict.fromkeys(key for _, made in answered for key in made.keys)
+    return [replace(_marked(best, actor), keys=tuple(keys), scores={**best.scores, "agreement": max(agreement)})]
+
+
+# --- conversations side by side ----------------------------------------------------------------------------------------------
+
+
+def _together(talks: Mapping[str, Conversation]) -> Generator[list[Ask], Sequence[Answered], dict[str, Result]]:
+    """Run conversations in lockstep, and return what each comes to."""
+    results: dict[str, Result] = {}
+    asked: dict[str, list[Ask]] = {}
+    try:
+        for actor, talk in talks.items():
+            _step(actor, talk, None, asked, results)
+        while asked:
+            answers = list((yield [ask for asks in asked.values() for ask in asks]))
+            for actor, asks in list(asked.items()):
+                own, answers = answers[: len(asks)], answers[len(asks) :]
+                _step(actor, talks[actor], own, asked, results)
+    finally:
+        for talk in talks.values():
+            talk.close()
+    return {actor: results[actor] for actor in talks}
+
+
+def _step(actor: str, talk: Conversation, answers: list[Answered] | None, asked: dict[str, list[Ask]], results: dict[str, Result]) -> None:
+    try:
+        asked[actor] = list(next(talk) if answers is None else talk.send(answers))
+    except StopIteration as end:
+        results[actor] = end.value
+        asked.pop(actor, None)
+
+
+def _rows(result: Result) -> list[Row]:
+    if isinstance(result, Made):
+        return result.rows
+    return result if isinstance(result, list) else []
+
+
+def _merge(
+    operator: Elicitor, about: Row | Sequence[Row], results: Mapping[str, Result], own: Callable[[str, list[Row]], list[Row]]
+) -> Made:
+    rows: dict[str, Row] = {}
+    dropped: list[Dropped] = []
+    for actor, result in results.items():
+        for row in own(actor, _rows(result)):
+            rows.setdefault(row.id, row)
+        if isinstance(result, Made):
+            dropped += result.dropped
+        elif isinstance(result, Rejected):
+            subject = about if isinstance(about, Row) else about[0]
+            dropped.append(Dropped(subject.id, operator.kind, result.reason, text=result.text))
+    return Made(list(rows.values()), dropped)
+
+
+# --- whose a row is ----------------------------------------------------------------------------------------------------------
+
+
+def _marked(row: Row, actor: str) -> Row:
+    return replace(row, meta={**row.meta, "actor": actor})
+
+
+def _own(rows: Sequence[Row], actor: str, given: Mapping[str, Row], scene: Scene) -> list[Row]:
+    """Return an actor's rows under ids that are its own; a row that it left as it was stays that row."""
+    new = {row.id: canonical.digest(["kdbuild-actor/1", row.id, actor])[:16] for row in rows if row.id not in given}
+    made = []
+    for row in rows:
+        before = given.get(row.id)
+        if before is None:
+            parents = tuple(new.get(parent, parent) for parent in row.parents)
+            made.append(replace(_marked(row, actor), id=new[row.id], parents=parents))
+        elif row == before:
+            made.append(row)
+        else:
+            made.append(scene.child([before], **_content(_marked(row, actor))))
+    return made
+
+
+def _content(row: Row) -> dict[str, object]:
+    return {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("id", "parents", "roots")}
+
+
+# --- ROUGE-L -----------------------------------------------------------------------------------------------------------------
+
+# A word is a run of letters and digits, as in rouge-score for ASCII text. In scripts written without spaces each character is one;
+# rouge-score would drop them.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _f1(one: Sequence[str], other: Sequence[str]) -> float:
+    """Return ROUGE-L F1 (Lin 2004, equations 2 to 4, beta 1): twice the longest common subsequence over both lengths."""
+    return 2 * _lcs(one, other) / (len(one) + len(other)) if one and other else 0.0
+
+
+def _lcs(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence: a bit for each word of `one`, a step for each of `other` (Hyyrö 2004)."""
+    places: dict[str, int] = {}
+    for i, word in enumerate(one):
+        places[word] = places.get(word, 0) | 1 << i
+    every = (1 << len(one)) - 1
+    unmatched = every
+    for word in other:
+        both = unmatched & places.get(word, 0)
+        unmatched = ((unmatched + both) | (unmatched - both)) & every
+    return len(one) - unmatched.bit_count()
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0
