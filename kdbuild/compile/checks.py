@@ -6,12 +6,14 @@ Reads no weights and imports nothing heavy. A spec that passes compiles to stage
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import kdbuild.compile.elicitation  # noqa: F401  (its rules join the others)
 from kdbuild.compile import surroundings
+from kdbuild.compile.cast import PHASE, STUDENT, TEACHER
 from kdbuild.compile.resolve import has_data
+from kdbuild.compile.rules import RULES, Given, actors_of, earlier, rule, signals, trains, who_gives
 from kdbuild.errors import SpecError
 from kdbuild.kinds import Kind
 from kdbuild.spec.model import Params, Phase, Spec
@@ -22,45 +24,6 @@ from kdbuild.teachers import Signal, Teacher
 
 NO_DISTILLATION = frozenset({"llama2", "llama3"})
 """Licences (as the hub names them) that forbid using answers to improve other language models."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a rule looks at."""
-
-    root: Path
-    name: str
-    spec: Spec
-    params: Params
-    peers: Mapping[str, Spec]
-    """The project's other valid specs, by name."""
-    known: frozenset[str]
-    """Names of all spec files, valid or not."""
-
-    @property
-    def teacher(self) -> Teacher | None:
-        """The spec's teacher, if its name is known."""
-        return self.params.teachers.get(self.spec.teacher) if self.spec.teacher else None
-
-    def phases(self) -> Iterator[tuple[At, str, Phase]]:
-        """Yield (path, name, phase) in order."""
-        for name, phase in self.spec.phases.items():
-            yield ("phases", name), name, phase
-
-    def before(self, name: str) -> list[str]:
-        """Return the phases before one."""
-        names = list(self.spec.phases)
-        return names[: names.index(name)]
-
-
-Rule = Callable[[Given], Iterator[Problem]]
-RULES: list[Rule] = []
-
-
-def rule(function: Rule) -> Rule:
-    """Add a function to the rules."""
-    RULES.append(function)
-    return function
 
 
 def find(root: Path, name: str, spec: Spec, params: Params, peers: Mapping[str, Spec]) -> list[Problem]:
@@ -105,6 +68,11 @@ def teacher_is_known(given: Given) -> Iterator[Problem]:
     names = list(given.params.teachers)
     named: list[tuple[At, str | None]] = [(("teacher",), given.spec.teacher)]
     named += [((*at, "teacher"), objective.teacher) for at, objective in _objectives(given)]
+    for role, words in given.spec.roles.items():
+        several = isinstance(words, list)
+        for i, word in enumerate(words if isinstance(words, list) else [words]):
+            if not word.startswith(PHASE) and word not in (TEACHER, STUDENT):
+                named.append((("roles", role, i) if several else ("roles", role), word))
     for at, name in named:
         if name is not None and name not in names:
             hint = f"params.yaml has {', '.join(names)}" if names else "add it to params.yaml, under `teachers:`"
@@ -113,10 +81,15 @@ def teacher_is_known(given: Given) -> Iterator[Problem]:
 
 @rule
 def names_are_apart(given: Given) -> Iterator[Problem]:
-    """Teachers and phases share one namespace."""
+    """Teachers, roles and phases share one namespace."""
     for at, name, _ in given.phases():
         if name in given.params.teachers:
             yield Problem(at, f"`{name}` is also the name of a teacher in params.yaml", hint="rename the phase or the teacher")
+        if name in given.spec.roles:
+            yield Problem(at, f"`{name}` is also the name of a role", hint="rename the phase or the role")
+    for name in given.spec.roles:
+        if name in given.params.teachers:
+            yield Problem(("roles", name), f"`{name}` is also the name of a teacher in params.yaml", hint="rename the role or the teacher")
 
 
 @rule
@@ -146,11 +119,9 @@ def phase_does_something(given: Given) -> Iterator[Problem]:
 
 
 @rule
-def elicits_from_someone(given: Given) -> Iterator[Problem]:
-    """Asking takes a teacher; the first rows come from seeds."""
+def starts_from_something(given: Given) -> Iterator[Problem]:
+    """The first rows come from seeds."""
     for at, _, phase in given.phases():
-        if phase.elicit and given.spec.teacher is None:
-            yield Problem((*at, "elicit"), "the spec names no teacher to ask", hint="add `teacher: <a name in params.yaml>`")
         if has_data(phase) and phase.on == "seeds" and given.spec.seeds is None:
             step = "elicit" if phase.elicit else "select"
             yield Problem((*at, step), "the spec has no seeds to start from", hint="add `seeds:`, or `on: <phase>` to go on from a phase")
@@ -161,7 +132,7 @@ def on_is_an_earlier_phase(given: Given) -> Iterator[Problem]:
     """`on:` names `seeds` or what an earlier phase selected."""
     for at, name, phase in given.phases():
         if phase.on != "seeds":
-            yield from _earlier(given, (*at, "on"), name, phase.on, has_data, "selects no rows", extra=["seeds"])
+            yield from earlier(given, (*at, "on"), name, phase.on, has_data, "selects no rows", extra=["seeds"])
 
 
 @rule
@@ -184,7 +155,7 @@ def data_is_there(given: Given) -> Iterator[Problem]:
             elif other == name and not has_data(phase):
                 yield Problem(below, "the phase selects no rows of its own", hint="give it `elicit` or `select`, or name another phase")
             elif other != name:
-                yield from _earlier(given, below, name, other, has_data, "selects no rows")
+                yield from earlier(given, below, name, other, has_data, "selects no rows")
 
 
 @rule
@@ -192,28 +163,7 @@ def start_is_an_earlier_model(given: Given) -> Iterator[Problem]:
     """`from:` names `init` or an earlier phase that trains."""
     for at, name, phase in given.phases():
         if phase.from_ not in (None, "init"):
-            yield from _earlier(given, (*at, "from"), name, str(phase.from_), _trains, "trains no model", extra=["init"])
-
-
-def _trains(phase: Phase) -> bool:
-    return bool(phase.objectives)
-
-
-def _earlier(
-    given: Given, at: At, name: str, other: str, fits: Callable[[Phase], bool], lacks: str, extra: list[str] | None = None
-) -> Iterator[Problem]:
-    """`other`, named by phase `name`, is an earlier phase that has what is wanted of it."""
-    phases = given.spec.phases
-    able = [*(extra or []), *(p for p in given.before(name) if fits(phases[p]))]
-    hint = f"possible here: {', '.join(able)}" if able else None
-    if other == name:
-        yield Problem(at, "a phase cannot start from itself", hint=hint)
-    elif other not in phases:
-        yield Problem(at, no_such("phase", other, [*phases, *(extra or [])]), hint=hint)
-    elif other not in given.before(name):
-        yield Problem(at, f"phase `{other}` comes after this one", hint=f"move `{other}` up; phases run in the order they are written")
-    elif not fits(phases[other]):
-        yield Problem(at, f"phase `{other}` {lacks}", hint=hint)
+            yield from earlier(given, (*at, "from"), name, str(phase.from_), trains, "trains no model", extra=["init"])
 
 
 def _in_other_spec(given: Given, at: At, spec: str, phase: str, fits: Callable[[Phase], bool], lacks: str) -> Iterator[Problem]:
@@ -243,7 +193,7 @@ def phase_sources_are_models_of_other_specs(given: Given) -> Iterator[Problem]:
         if spec == given.name:
             yield Problem(at, f"`{source}` is a model of this very spec", hint="inside one spec a phase goes on by `from:`")
         else:
-            yield from _in_other_spec(given, at, spec, phase, _trains, "trains no model")
+            yield from _in_other_spec(given, at, spec, phase, trains, "trains no model")
 
 
 # --- what kinds need of each other -----------------------------------------------------------------------------------
@@ -267,14 +217,14 @@ def teacher_gives_what_objectives_need(given: Given) -> Iterator[Problem]:
     for at, objective in _objectives(given):
         named = objective.teacher or given.spec.teacher
         teacher = given.params.teachers.get(named or "")
+        if objective.signal == "stored":
+            continue  # another rule looks for the phase that stores it
         if objective.needs and named is None:
-            yield Problem(
-                at, f"objective `{objective.kind}` matches a teacher's {_signals(objective.needs)}, and the spec names no teacher"
-            )
+            yield Problem(at, f"objective `{objective.kind}` matches a teacher's {signals(objective.needs)}, and the spec names no teacher")
         elif teacher is not None and objective.needs - teacher.gives:
-            lacking = _signals(objective.needs - teacher.gives)
+            lacking = signals(objective.needs - teacher.gives)
             message = f"objective `{objective.kind}` needs {lacking}, which teacher `{named}` (kind `{teacher.kind}`) does not give"
-            yield Problem(at, message, hint=_who_gives(given, objective.needs))
+            yield Problem(at, message, hint=who_gives(given, objective.needs))
 
 
 @rule
@@ -288,7 +238,7 @@ def teacher_has_a_network(given: Given) -> Iterator[Problem]:
         yield Problem(at, "the student starts from the teacher, and the spec names none", hint="add `teacher: <a name in params.yaml>`")
     elif given.teacher is not None and type(given.teacher).load is Teacher.load:
         message = f"teacher `{given.spec.teacher}` (kind `{given.teacher.kind}`) has no network to start from"
-        yield Problem(at, message, hint=_who_gives(given, frozenset({Signal.LOGITS})))
+        yield Problem(at, message, hint=who_gives(given, frozenset({Signal.LOGITS})))
 
 
 @rule
@@ -317,20 +267,8 @@ def evaluators_have_what_they_compare(given: Given) -> Iterator[Problem]:
             yield Problem(("evaluate", i), f"evaluator `{evaluator.kind}` compares with the teacher, and the spec names none")
         elif given.teacher is not None and lacking:
             who = f"teacher `{spec.teacher}` (kind `{given.teacher.kind}`)"
-            message = f"evaluator `{evaluator.kind}` needs {_signals(lacking)}, which {who} does not give"
-            yield Problem(("evaluate", i), message, hint=_who_gives(given, evaluator.needs))
-
-
-def _signals(signals: frozenset[Signal]) -> str:
-    words = {Signal.LOGITS: "logits", Signal.HIDDEN: "hidden states", Signal.TEXT: "text"}
-    return " and ".join(words[signal] for signal in sorted(signals))
-
-
-def _who_gives(given: Given, signals: frozenset[Signal]) -> str | None:
-    able = [name for name, teacher in given.params.teachers.items() if signals <= teacher.gives]
-    if not able:
-        return "a teacher of kind `transformers` does: it runs the model here"
-    return f"params.yaml has a teacher that does: {able[0]}" if len(able) == 1 else f"params.yaml has teachers that do: {', '.join(able)}"
+            message = f"evaluator `{evaluator.kind}` needs {signals(lacking)}, which {who} does not give"
+            yield Problem(("evaluate", i), message, hint=who_gives(given, evaluator.needs))
 
 
 def _objectives(given: Given) -> Iterator[tuple[At, Any]]:
@@ -368,7 +306,8 @@ def licence_allows_it(given: Given) -> Iterator[Problem]:
 def _kinds(given: Given) -> Iterator[tuple[At, Kind, Literal["spec", "params"]]]:
     """Yield (path, kind, file) for every kind that the spec uses."""
     spec = given.spec
-    for name in dict.fromkeys([spec.teacher, *(objective.teacher for _, objective in _objectives(given))]):
+    acting = [cast.model_of(word) for _, cast, _, word in actors_of(given)]
+    for name in dict.fromkeys([spec.teacher, *(objective.teacher for _, objective in _objectives(given)), *acting]):
         if name in given.params.teachers:
             yield ("teachers", name), given.params.teachers[name], "params"
     for key, one in (("student", spec.student), ("seeds", spec.seeds)):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kdbuild.compile.cast import PHASE, STUDENT, Cast
 from kdbuild.compile.stages import Stage, keyed
-from kdbuild.kinds import identity
+from kdbuild.kinds import identity, load
 from kdbuild.objectives import Objective
 from kdbuild.seeds import Seeds
 from kdbuild.spec import layout, sections, sources
@@ -98,8 +99,12 @@ class Resolver:
 
     def _elicit(self, name: str, phase: Phase) -> Stage:
         spec = self.spec
-        teacher = self._teacher(spec.teacher) if phase.elicit else None
-        inside, rows, deps = None, "", self._teacher_deps(teacher)
+        cast = Cast(spec, self.params, name)
+        operators = [cast.written_out(operator) for operator in phase.elicit]
+        actors = {
+            word: self._actor(cast, word) for operator in operators if operator.needs for word in (*operator.actors, *operator.others)
+        }
+        inside, rows, deps = None, "", [dep for use in actors.values() for dep in self._teacher_deps(use)]
         if phase.on != "seeds":
             rows = layout.out(self.name, phase.on, "selected")
         elif spec.seeds and self._outside(spec.seeds) is not None:
@@ -109,38 +114,46 @@ class Resolver:
             deps += [("seeds", path) for path in inside.files()] if inside else []
         if rows:
             deps.append(("rows", rows))
-        deps += [("template", path) for operator in phase.elicit for path in operator.files()]
+        deps += [("template", path) for operator in operators for path in operator.files()]
+        embedder = self._embedder() if any(operator.needs_embedder for operator in operators) else None
+        deps += self._weights_dep("embedder", embedder.weights) if embedder else []
         section = sections.ElicitSection(
-            rows=rows, seeds=inside, teacher=teacher, operators=phase.elicit, accept_failed_frac=spec.accept_failed_frac
+            rows=rows,
+            seeds=inside,
+            from_seeds=phase.on == "seeds",
+            actors=actors,
+            operators=operators,
+            embedder=embedder,
+            held_out_frac=spec.held_out_frac if any(operator.pooled for operator in operators) else None,
+            accept_failed_frac=spec.accept_failed_frac,
         )
-        templates = [_digest(path) for operator in phase.elicit for path in operator.templates()]
-        outs = (layout.out(self.name, name, "elicited"), layout.out(self.name, name, "calls"))
+        templates = [_digest(path) for operator in operators for path in operator.templates()]
+        names = ["elicited", "calls", *(["features"] if has_features(phase) else [])]
+        outs = tuple(layout.out(self.name, name, one) for one in names)
         return self._stage("elicit", name, section, deps, templates, outs=outs, metrics=(layout.facts(self.name, name, "elicit"),))
 
     def _select(self, name: str, phase: Phase) -> Stage:
         rows = layout.out(self.name, name, "elicited")
-        deps, embedder = [("rows", rows)], None
-        if any(selector.needs_embedder for selector in phase.select) and self.params.embedder:
-            weights = self.models.weights(next(iter(self.params.embedder.sources()), None), "embedder")
-            embedder = sections.EmbedderUse(embedder=self.params.embedder, weights=weights)
-            deps += self._weights_dep("embedder", weights)
+        embedder = self._embedder() if any(selector.needs_embedder for selector in phase.select) else None
+        deps = [("rows", rows), *(self._weights_dep("embedder", embedder.weights) if embedder else [])]
         section = sections.SelectSection(rows=rows, selectors=phase.select, embedder=embedder, held_out_frac=self.spec.held_out_frac)
         outs = (layout.out(self.name, name, "selected"), layout.out(self.name, name, "dropped"))
         return self._stage("select", name, section, deps, outs=outs, metrics=(layout.facts(self.name, name, "select"),))
 
     def _train(self, name: str, phase: Phase) -> Stage:
         data, start = self._data(name), self._model(self._start(name))
-        objectives = [self._named(objective) for objective in phase.objectives]
-        teachers = {o.teacher: self._teacher(o.teacher) for o in objectives if o.teacher}
+        objectives = [self._named(name, objective) for objective in phase.objectives]
+        teachers = {o.teacher: self._teacher(o.teacher) for o in objectives if o.teacher and o.signal != "stored"}
         section = sections.TrainSection(
             data=data,
             start=start,
             objectives=objectives,
             teachers={key: use for key, use in teachers.items() if use},
+            features=self._features(name) if any(objective.signal == "stored" for objective in objectives) else [],
             adaptation=phase.adaptation,
             train=phase.train,
         )
-        deps = [*(("data", path) for path in data), ("start", start)]
+        deps = [*(("data", path) for path in data), ("start", start), *(("features", path) for path in section.features)]
         deps += [dep for use in section.teachers.values() for dep in self._teacher_deps(use)]
         outs = [self._model(name)]
         if phase.adaptation:
@@ -211,11 +224,21 @@ class Resolver:
         spec, _, phase = name.rpartition("/")
         return layout.out(spec or self.name, phase, "selected")
 
-    def _named(self, objective: Objective) -> Objective:
-        """Return the objective with its teacher's name written in where it needs one."""
-        if objective.needs and objective.teacher is None:
-            return objective.model_copy(update={"teacher": self.spec.teacher})
-        return objective
+    def _named(self, phase: str, objective: Objective) -> Objective:
+        """Return the objective with its teacher's name written in where it needs one, and where its signals come from."""
+        if not objective.needs:
+            return objective
+        if objective.signal == "stored" or (objective.signal is None and self._features(phase)):
+            return objective.model_copy(update={"signal": "stored"})
+        return objective.model_copy(update={"signal": "online", "teacher": objective.teacher or self.spec.teacher})
+
+    def _features(self, name: str) -> list[str]:
+        """Return where the signals of the rows a phase trains on may be: in every phase so far that stores some."""
+        found = [layout.out(self.name, p, "features") for p in [*self._before(name), name] if has_features(self.spec.phases[p])]
+        for spec in sorted({path.split("/")[1] for path in self._data(name)} - {self.name}):
+            peer = self.peers.get(spec)
+            found += [layout.out(spec, p, "features") for p, phase in (peer.phases if peer else {}).items() if has_features(phase)]
+        return found
 
     def _teacher(self, name: str | None) -> sections.TeacherUse | None:
         if name is None:
@@ -223,6 +246,23 @@ class Resolver:
         teacher = self.params.teachers[name]
         weights = self.models.weights(next(iter(teacher.sources()), None), name)
         return sections.TeacherUse(name=name, teacher=teacher, weights=weights)
+
+    def _actor(self, cast: Cast, word: str) -> sections.TeacherUse:
+        """Return who a word of `by:` means: a teacher of params.yaml, or a model that this spec trains."""
+        name = cast.model_of(word)
+        if name in self.params.teachers:
+            use = self._teacher(name)
+            assert use is not None
+            return use
+        part = self._start(cast.phase) if name == STUDENT else name.removeprefix(PHASE)
+        teacher = load("teachers", "transformers").model_validate({"kind": "transformers", "model": f"phase:{self.name}/{part}"})
+        return sections.TeacherUse(name=name, teacher=teacher, weights=self._model(part))
+
+    def _embedder(self) -> sections.EmbedderUse | None:
+        if self.params.embedder is None:
+            return None
+        weights = self.models.weights(next(iter(self.params.embedder.sources()), None), "embedder")
+        return sections.EmbedderUse(embedder=self.params.embedder, weights=weights)
 
     def _weights_dep(self, role: str, weights: str | None) -> list[tuple[str, str]]:
         return [] if weights is None or weights.startswith("hf:") else [(role, weights)]
@@ -236,6 +276,11 @@ class Resolver:
 def has_data(phase: Phase) -> bool:
     """Return whether a phase makes a data set of its own."""
     return bool(phase.elicit or phase.select)
+
+
+def has_features(phase: Phase) -> bool:
+    """Return whether a phase stores signals of its rows."""
+    return any(operator.makes_features for operator in phase.elicit)
 
 
 def _digest(path: Path) -> str:

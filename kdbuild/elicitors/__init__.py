@@ -61,14 +61,15 @@ class Scene:
     few_seeds: bool = False
     """Whether there are too few seeds to be split into training and held-out rows: then rows made of seeds are split by themselves."""
     embedder: Any = None
-    """Turns texts into vectors (`embed(texts) -> Sequence[Sequence[float]]`), for operators that say `needs_embedder`."""
+    """Turns texts into vectors (`embedder.embed(texts)`: float32, one unit row a text), for operators that say `needs_embedder`."""
 
     def child(self, parents: Sequence[Row], **fields: Any) -> Row:
         """Return a new row made of `parents` (at least one): its id is the digest of its content and its parents' ids.
 
         `fields` are those of `Row`; what is not given is empty, not the parent's. It is held out if any seed it descends from is.
         """
-        roots = {root for parent in parents if not (self.few_seeds and _is_seed(parent)) for root in root_of(parent)}
+        alone = self.few_seeds and any(_is_seed(parent) for parent in parents)
+        roots = set() if alone else {root for parent in parents for root in root_of(parent)}
         row = Row(id="", parents=tuple(parent.id for parent in parents), roots=tuple(sorted(roots)), **fields)
         content = records.as_json(replace(row, roots=(), keys=()))
         return replace(row, id=canonical.digest(["kdbuild-child/1", content])[:16])
@@ -92,6 +93,8 @@ class Elicitor(Kind):
     """Whether it yields questions only once a row, so that a forecast of its calls is exact before any answer is there."""
     pooled: ClassVar[bool] = False
     """Whether its questions are made of several rows: then `gather` is called, once for the training and once for the held-out rows."""
+    makes_features: ClassVar[bool] = False
+    """Whether its answers are signals (`Answer.payload`): the stage then has a `features/` output."""
     needs_embedder: ClassVar[bool] = False
     """Whether it compares meanings (`scene.embedder`)."""
     default_actor: ClassVar[str] = "teacher"

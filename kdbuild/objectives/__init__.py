@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdbuild.kinds import Kind
 from kdbuild.teachers import Signal
@@ -56,6 +56,9 @@ class Objective(Kind):
     """Share of this term in the loss, applied after each term was divided by its global count."""
     teacher: str | None = None
     """Name of the teacher to match, from params.yaml; absent: the spec's."""
+    signal: Literal["online", "stored"] | None = None
+    """Where the teacher's signals come from: `online`, while the student trains, or `stored` by a `logits` or `hidden` operator of a phase
+    so far; absent: stored if there is one."""
 
     @abstractmethod
     def term(self, signals: Signals) -> Term:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,11 @@ from kdbuild import records
 from kdbuild.compile.stages import Stage
 from kdbuild.plan.planner import Planned, Status
 from kdbuild.plan.runcache import RunCache
+from kdbuild.rows.conversations import Question
 from kdbuild.rows.forecast import Forecast, missing_asks
-from kdbuild.rows.store import Store
-from kdbuild.spec.sections import ElicitSection
+from kdbuild.rows.store import Spent, Store
+from kdbuild.spec.sections import ElicitSection, TeacherUse
+from kdbuild.spec.sources import unpinned
 from kdbuild.teachers import Price
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Asks:
 
     stage: str
     teacher: str
+    """Names, joined."""
     bound: Bound
     num_calls: int
     """0 where the number is not known."""
@@ -65,6 +69,15 @@ class Asks:
     usd: float
     priced: bool
     """Whether the teacher costs money."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some calls of one teacher are expected to take."""
+
+    prompt_tokens: int
+    answer_tokens: int
+    usd: float
 
 
 @dataclass
@@ -102,24 +115,48 @@ class Forecaster:
         elif self.exact and section.rows in self._on_disk:
             rows = records.read_dataset(self.root / section.rows, records.Row)
         else:
-            return self._bounded(stage, section) if section.teacher else None
+            return self._bounded(stage, section) if section.actors else None
+        if any(not self._is_known(path) for use in section.actors.values() for path in self._models(use)):
+            return self._bounded(stage, section, len(rows))
         forecast, last = self._counted(stage, section, rows)
         self._most_rows[stage.outs[0]] = self._rows_out(stage, len(forecast.keys), last)
-        if section.teacher is None:
+        if not section.actors:
             return None
-        bound = Bound.EXACT if forecast.complete or not forecast.missing else Bound.AT_LEAST
-        return self._asks(section, stage, bound, forecast.num_calls, _counts(forecast, last), forecast)
+        bound = Bound.EXACT if forecast.complete else Bound.AT_LEAST
+        by_teacher: dict[str, list[Question]] = {}
+        for question in forecast.missing:
+            by_teacher.setdefault(section.actors[question.ask.to].name, []).append(question)
+        costs = [self._cost(name, len(some), some) for name, some in by_teacher.items()]
+        return self._asks(section, stage, bound, forecast.num_calls, _counts(forecast, last), costs)
 
-    def _bounded(self, stage: Stage, section: ElicitSection) -> Asks:
-        num_rows = self._most_rows.get(section.rows)
+    def _models(self, use: TeacherUse) -> list[str]:
+        """Return the models of this project's phases that an actor is: they are in the keys of its answers by their content."""
+        return [use.weights] if use.weights and any(unpinned(source) == use.weights for source in use.teacher.sources()) else []
+
+    def _is_known(self, path: str) -> bool:
+        makers = [one for one in self.planned if path in one.stage.outs]
+        return all(one.status is Status.FRESH for one in makers)
+
+    def _bounded(self, stage: Stage, section: ElicitSection, num_rows: int | None = None) -> Asks:
+        num_rows = self._most_rows.get(section.rows) if num_rows is None else num_rows
         if num_rows is None:
-            return self._asks(section, stage, Bound.UNKNOWN, 0, None, None)
+            return self._asks(section, stage, Bound.UNKNOWN, 0, None, [])
         with Store.open(self.store_dir, read_only=True) as store:
             last = store.last_run(stage.name)
         asked = [len(keys) for keys in (last or {}).values()]
-        per_row = max(math.ceil(sum(asked) / len(asked)) if asked else 0, len(section.operators))
+        asking = [operator for operator in section.operators if operator.needs]
+        per_row = max(math.ceil(sum(asked) / len(asked)) if asked else 0, sum(len(operator.actors) for operator in asking))
         self._most_rows[stage.outs[0]] = self._rows_out(stage, num_rows, last)
-        return self._asks(section, stage, Bound.UP_TO, num_rows * per_row, None, None)
+        # Which of several teachers is asked how often is not known here: the dearest bounds it.
+        costs = [self._cost(use.name, num_rows * per_row, None, section) for use in section.actors.values()]
+        return self._asks(
+            section,
+            stage,
+            Bound.UP_TO,
+            num_rows * per_row,
+            None,
+            [max(costs, key=lambda cost: (cost.usd, cost.prompt_tokens + cost.answer_tokens))],
+        )
 
     def _rows_out(self, stage: Stage, num_rows: int, last: Mapping[str, Sequence[str]] | None) -> int | None:
         """Return how many rows a stage makes of `num_rows` at most, by what it made of a row last time."""
@@ -149,33 +186,38 @@ class Forecaster:
         return forecast, last
 
     def _asks(
-        self, section: ElicitSection, stage: Stage, bound: Bound, num_calls: int, rows: RowCounts | None, forecast: Forecast | None
+        self, section: ElicitSection, stage: Stage, bound: Bound, num_calls: int, rows: RowCounts | None, costs: Sequence[Cost]
     ) -> Asks:
-        assert section.teacher is not None
-        name = section.teacher.name
-        prompt, answer = self._tokens(name, section, num_calls, forecast)
-        price = self.prices.get(name)
+        names = sorted({use.name for use in section.actors.values()})
+        prices = [price for name in names if (price := self.prices.get(name))]
+        priced = any(price.prompt_usd_per_mtok > 0 or price.answer_usd_per_mtok > 0 for price in prices)
+        prompt, answer = sum(cost.prompt_tokens for cost in costs), sum(cost.answer_tokens for cost in costs)
+        return Asks(stage.name, ", ".join(names), bound, num_calls, rows, prompt, answer, sum(cost.usd for cost in costs), priced)
+
+    def _cost(self, teacher: str, num_calls: int, questions: Sequence[Question] | None, section: ElicitSection | None = None) -> Cost:
+        """Return what `num_calls` calls of a teacher take: by the mean of its calls so far, else by the questions and their limits."""
+        past = self._past.get(teacher)
+        if past is not None and past.num_calls:
+            prompt, answer = (math.ceil(n / past.num_calls * num_calls) for n in (past.num_prompt_tokens, past.num_new_tokens))
+        elif questions is not None:
+            characters = sum(len(message.content) for question in questions for message in question.ask.messages)
+            prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
+            answer = sum(question.ask.max_new_tokens for question in questions)
+        else:
+            limits = [int(getattr(operator, "max_new_tokens", 0)) for operator in section.operators] if section else []
+            prompt, answer = 0, max(limits, default=0) * num_calls
+        price = self.prices.get(teacher)
         usd = (prompt * price.prompt_usd_per_mtok + answer * price.answer_usd_per_mtok) / 1e6 if price else 0.0
-        priced = price is not None and (price.prompt_usd_per_mtok > 0 or price.answer_usd_per_mtok > 0)
-        return Asks(stage.name, name, bound, num_calls, rows, prompt, answer, usd, priced)
+        return Cost(prompt, answer, usd)
 
-    def _tokens(self, teacher: str, section: ElicitSection, num_calls: int, forecast: Forecast | None) -> tuple[int, int]:
-        """Return the prompt and answer tokens of `num_calls` calls."""
+    @cached_property
+    def _past(self) -> dict[str, Spent]:
+        """What the calls of each teacher have taken in this project."""
+        found: dict[str, Spent] = {}
         with Store.open(self.store_dir, read_only=True) as store:
-            runs = [run for one in self.planned if _teacher_of(one.stage) == teacher for run in store.runs(one.stage.name)]
-        past = sum(run.num_calls for run in runs)
-        if past:
-            prompt, answer = (sum(getattr(run, name) for run in runs) / past for name in ("num_prompt_tokens", "num_new_tokens"))
-            return math.ceil(prompt * num_calls), math.ceil(answer * num_calls)
-        if forecast is not None:
-            return math.ceil(forecast.prompt_characters / _CHARACTERS_PER_TOKEN), forecast.max_new_tokens
-        limits = [int(getattr(operator, "max_new_tokens", 0)) for operator in section.operators]
-        return 0, max(limits, default=0) * num_calls
-
-
-def _teacher_of(stage: Stage) -> str | None:
-    use = stage.section.get("teacher") if stage.step == "elicit" else None
-    return str(use["name"]) if isinstance(use, Mapping) else None
+            for _, _, teacher, spent in store.costs():
+                found[teacher] = found.get(teacher, Spent()) + spent
+        return found
 
 
 def _counts(forecast: Forecast, last: Mapping[str, Sequence[str]] | None) -> RowCounts:

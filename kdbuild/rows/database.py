@@ -16,7 +16,7 @@ NAME = "rows.sqlite"
 RESERVE = "reserve"
 _RESERVE_BYTES = 4 * 2**20
 _BUSY_TIMEOUT_S = 60.0
-_VERSION = 1
+_VERSION = 2
 
 # An ordinary rowid table: keys are random, and `WITHOUT ROWID` would keep whole answers in the b-tree of the keys, 4.5 times slower.
 _SCHEMA = """
@@ -31,7 +31,10 @@ CREATE TABLE IF NOT EXISTS runs (
     num_new_tokens INTEGER NOT NULL DEFAULT 0, cost_usd REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS last_rows (stage TEXT PRIMARY KEY, rows BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS refilled (digest TEXT PRIMARY KEY);
-PRAGMA user_version = 1;
+CREATE TABLE IF NOT EXISTS run_costs (
+    run INTEGER NOT NULL, operator TEXT NOT NULL, teacher TEXT NOT NULL, num_calls INTEGER NOT NULL,
+    num_prompt_tokens INTEGER NOT NULL, num_new_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL);
+PRAGMA user_version = 2;
 COMMIT;
 """
 
@@ -51,8 +54,8 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     _choose_journal(connection, path)
     connection.execute("PRAGMA synchronous = FULL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        connection.executescript(_SCHEMA)
+    if version < _VERSION:
+        connection.executescript(_SCHEMA)  # every format so far is the one before and a table more
     elif version != _VERSION:
         connection.close()
         raise StageError(f"{path} has format {version}; this kdbuild reads format {_VERSION}", hint="update kdbuild, or move the file away")
@@ -81,6 +84,10 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         if version == 0:
             connection.close()
             return _connect_read_only(path.with_name("absent"))
+        if version < _VERSION and os.access(path, os.W_OK):
+            connection.close()
+            connect(path, read_only=False).close()  # an older format gets what it lacks
+            return _connect_read_only(path)
         return connection
     raise AssertionError("unreachable")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from kdbuild.elicitors import Scene
 from kdbuild.records import Row
-from kdbuild.rows.conversations import Question, Talks, start
+from kdbuild.rows.conversations import FEW_SEEDS, Question, Setting, Talks, start
 from kdbuild.rows.store import Store
 from kdbuild.spec.sections import ElicitSection
 
@@ -28,15 +30,13 @@ class Forecast:
         """Number of calls known to be missing."""
         return len(self.missing)
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Most tokens these calls can generate."""
-        return sum(question.ask.max_new_tokens for question in self.missing)
 
-    @property
-    def prompt_characters(self) -> int:
-        """Characters of the questions, for an estimate of prompt tokens."""
-        return sum(len(message.content) for question in self.missing for message in question.ask.messages)
+def setting_of(section: ElicitSection, rows: Sequence[Row], root: Path, embedder: Any = None) -> Setting:
+    """Return what the conversations of a stage about `rows` have in common."""
+    gives = {word: use.teacher.gives for word, use in section.actors.items()}
+    scene = Scene(root, gives=gives, few_seeds=section.from_seeds and len(rows) < FEW_SEEDS, embedder=embedder)
+    identities = {word: use.teacher.answer_identity(root) for word, use in section.actors.items()}
+    return Setting(scene, identities, section.held_out_frac)
 
 
 def missing_asks(section: ElicitSection, rows: Sequence[Row], store: Store, root: Path) -> Forecast:
@@ -46,16 +46,18 @@ def missing_asks(section: ElicitSection, rows: Sequence[Row], store: Store, root
         KdbuildError: what the stage itself would stop at before any call (a template that does not render).
     """
     keys: dict[str, list[str]] = {row.id: [] for row in rows}
-    if section.teacher is None:
-        return Forecast((), True, keys)
-    identity = section.teacher.teacher.answer_identity(root)
+    setting = setting_of(section, rows, root)
     allowed = section.accept_failed_frac * len(rows)
-    for operator in section.operators:
-        talks, missing = start(operator, rows, root, identity, store, allowed_failures=allowed)
+    for i, operator in enumerate(section.operators):
+        if operator.needs_embedder:
+            # What it retrieves is not known without its model, which is not loaded to plan.
+            return Forecast((), not any(later.needs for later in section.operators[i:]), keys)
+        talks, missing = start(operator, rows, setting, store, allowed_failures=allowed)
         allowed -= len(talks.failed)
         collect_keys(keys, talks)
         if missing:
-            return Forecast(tuple(missing), operator.asks_once and operator is section.operators[-1], keys)
+            last = not any(later.needs for later in section.operators[i + 1 :])
+            return Forecast(tuple(missing), operator.asks_once and last, keys)
         rows = talks.rows
     return Forecast((), True, keys)
 
@@ -63,6 +65,9 @@ def missing_asks(section: ElicitSection, rows: Sequence[Row], store: Store, root
 def collect_keys(keys: dict[str, list[str]], talks: Talks) -> None:
     """Add the keys of what each row was asked, and is being asked, to `keys`."""
     for talk in talks.talks:
-        known = keys.setdefault(talk.row.id, [])
-        asked = [key for key, _ in talk.used] + [question.key for question in talk.questions]
-        known += [key for key in dict.fromkeys(asked) if key not in known]
+        asked = [(ask.row, key) for (key, _), (ask, _) in talk.used.items()]
+        asked += [(question.ask.row, question.key) for question in talk.questions]
+        for row, key in asked:
+            known = keys.setdefault(row, [])
+            if key not in known:
+                known.append(key)

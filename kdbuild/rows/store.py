@@ -19,7 +19,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -109,12 +109,14 @@ class Store:
         """Return the stored answer that needs no call under this limit, or None."""
         return self.serve_many([(key, max_new_tokens)]).get((key, max_new_tokens))
 
-    def serve_many(self, asked: Iterable[Asked], *, failures: bool = False) -> dict[Asked, Answer]:
+    def serve_many(self, asked: Iterable[Asked], *, failures: bool = False, flush: bool = True) -> dict[Asked, Answer]:
         """Return the stored answers of those that need no call; `failures` includes asks whose failure was accepted as final.
 
-        An answer serves if it ended by itself within the present limit or was cut at exactly that limit.
+        An answer serves if it ended by itself within the present limit or was cut at exactly that limit. Without `flush`, those put
+        within the last commit interval are not seen.
         """
-        self.flush()
+        if flush:
+            self.flush()
         limits: dict[bytes, list[int]] = {}
         for key, limit in asked:
             limits.setdefault(bytes.fromhex(key), []).append(limit)
@@ -263,12 +265,16 @@ class Store:
 
     def _end(self, run: Any, stage: str, ledger: Ledger, seconds: float) -> None:
         self.flush()
-        counts = (ledger.num_calls, ledger.num_prompt_tokens, ledger.num_new_tokens, ledger.cost_usd)
+        counts = astuple(ledger.spent)
         with self._transaction():
             self._connection.execute(
                 "UPDATE runs SET seconds = ?, finished = ?, num_calls = ?, num_prompt_tokens = ?, num_new_tokens = ?, cost_usd = ? "
                 "WHERE id = ?",
                 (seconds, int(ledger.rows is not None), *counts, run),
+            )
+            self._connection.executemany(
+                "INSERT INTO run_costs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(run, operator, teacher, *astuple(spent)) for (operator, teacher), spent in ledger.by.items()],
             )
             if ledger.rows is not None:
                 packed = zlib.compress(json.dumps({k: list(v) for k, v in ledger.rows.items()}).encode(), 1)
@@ -279,6 +285,34 @@ class Store:
         with self._lock, database.explained(self._path):
             found = self._connection.execute("SELECT rows FROM last_rows WHERE stage = ?", (stage,)).fetchone()
         return None if found is None else dict(json.loads(zlib.decompress(found[0])))
+
+    def spent(self, stage: str, section_key: str) -> Spent:
+        """Return what the stage's runs with this `_key` have taken so far."""
+        with self._lock, database.explained(self._path):
+            found = self._connection.execute(
+                "SELECT ifnull(sum(num_calls), 0), ifnull(sum(num_prompt_tokens), 0), ifnull(sum(num_new_tokens), 0), "
+                "ifnull(sum(cost_usd), 0.0) FROM runs WHERE stage = ? AND section_key = ?",
+                (stage, section_key),
+            ).fetchone()
+        return Spent(*found)
+
+    def costs(self) -> list[tuple[str, str, str, Spent]]:
+        """Return (stage, operator, teacher, what its calls took in all runs), sorted."""
+        with self._lock, database.explained(self._path):
+            found = self._connection.execute(
+                "SELECT stage, operator, teacher, sum(c.num_calls), sum(c.num_prompt_tokens), sum(c.num_new_tokens), sum(c.cost_usd) "
+                "FROM run_costs c JOIN runs ON runs.id = c.run GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+            ).fetchall()
+        return [(stage, operator, teacher, Spent(*counts)) for stage, operator, teacher, *counts in found]
+
+    def row_costs(self) -> list[tuple[str, Spent]]:
+        """Return (row id, what the answers asked for it took), dearest first; a row is an id, whichever spec asked."""
+        with self._lock, database.explained(self._path):
+            found = self._connection.execute(
+                "SELECT row, count(*), sum(json_extract(answer, '$.num_prompt_tokens')), sum(json_extract(answer, '$.num_new_tokens')), "
+                "sum(cost_usd) FROM answers WHERE NOT failed GROUP BY row ORDER BY 5 DESC, 3 DESC, 1"
+            ).fetchall()
+        return [(row, Spent(*counts)) for row, *counts in found]
 
     def runs(self, stage: str) -> list[Run]:
         """Return the stage's runs, oldest first."""
@@ -292,20 +326,38 @@ class Store:
         return [Run(**{**dict(zip(names, line, strict=True)), "finished": bool(line[4])}) for line in found]
 
 
-@dataclass
-class Ledger:
-    """What a running stage counts of its calls. `rows` is set by a run that came to its end."""
+@dataclass(frozen=True)
+class Spent:
+    """What calls took."""
 
     num_calls: int = 0
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
-    cost_usd: float = 0.0
+    usd: float = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of questions and answers."""
+        return self.num_prompt_tokens + self.num_new_tokens
+
+    def __add__(self, other: Spent) -> Spent:
+        """Return the sum."""
+        return Spent(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass
+class Ledger:
+    """What a running stage counts of its calls. `rows` is set by a run that came to its end."""
+
+    by: dict[tuple[str, str], Spent] = field(default_factory=dict)
+    """(operator, teacher) to what its calls took."""
     rows: Mapping[str, Sequence[str]] | None = None
     """Row id to the keys of the answers it was made of."""
+    spent: Spent = Spent()
+    """All of it."""
 
-    def count(self, answer: Answer, cost_usd: float) -> None:
+    def count(self, answer: Answer, cost_usd: float, *, operator: str = "", teacher: str = "") -> None:
         """Count one call."""
-        self.num_calls += 1
-        self.num_prompt_tokens += answer.num_prompt_tokens
-        self.num_new_tokens += answer.num_new_tokens
-        self.cost_usd += cost_usd
+        one = Spent(1, answer.num_prompt_tokens, answer.num_new_tokens, cost_usd)
+        self.spent += one
+        self.by[operator, teacher] = self.by.get((operator, teacher), Spent()) + one

@@ -29,7 +29,9 @@ SPEC: dict[str, Steps] = {
     "teacher": _steps("init elicit train evaluate report"),
     "student": _steps("init report model"),
     "seeds": _steps("seeds elicit"),
-    "held_out_frac": _steps("select"),
+    "roles": _steps("elicit"),
+    # Operators that make questions of several rows take them from one side of the split.
+    "held_out_frac": _steps("elicit select"),
     "accept_failed_frac": _steps("elicit"),
     # Adding, removing or renaming a phase is a change of shape: `kdbuild compile` writes other stages.
     "phases.*.on": _steps("elicit"),

@@ -104,6 +104,8 @@ class Spec(Model):
     """A note for people."""
     teacher: str | None = None
     """A name under `teachers:` in params.yaml."""
+    roles: dict[Annotated[str, AfterValidator(check_teacher_name)], str | Annotated[list[str], Field(min_length=1)]] = {}
+    """Further actors by name: a teacher of params.yaml, `phase:<name>` (the model an earlier phase trained), or a list of these."""
     student: Annotated[Student, OneOf("students")] | None = None
     """What is trained; absent where the data set is the product."""
     seeds: Annotated[Seeds, OneOf("seeds")] | None = None
@@ -135,8 +137,24 @@ class TrainRuntime(Model):
     """Seconds between checkpoints; an interrupted phase goes on from the last one."""
 
 
+class Budget(Model):
+    """What a stage may spend on teachers before it stops; what it has is kept. Counted since its section was last changed."""
+
+    usd: float | None = Field(None, gt=0)
+    """Most US dollars, by the teachers' prices."""
+    tokens: int | None = Field(None, ge=1)
+    """Most tokens, of prompts and answers."""
+
+
 class ElicitRuntime(Model):
     """How teachers are driven."""
+
+    budget: Budget = Budget()
+    """What an elicit stage may spend."""
+    student_engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the student where `by: student` asks it."""
+    student_batch_tokens: int = Field(16384, ge=1)
+    """Positions (rows x prompt and new tokens) of the student at a time, in `transformers`."""
 
     commit_interval_s: float = Field(1.0, gt=0)
     """Seconds between two durable writes of answers; what a crash can lose is what came since."""

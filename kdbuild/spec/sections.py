@@ -75,10 +75,16 @@ class ElicitSection(Reading):
     """The data set it reads: `artifacts/<spec>/seeds/rows`, another phase's `selected`, or absent: `seeds`."""
     seeds: Annotated[Seeds, OneOf("seeds")] | None
     """Seeds inside the project, read directly; then `rows` is empty."""
-    teacher: TeacherUse | None
-    """Who answers."""
+    from_seeds: bool
+    """Whether these rows are seeds."""
+    actors: dict[str, TeacherUse]
+    """Who answers, by the word the operators call it."""
     operators: list[Annotated[Elicitor, OneOf("elicitors")]]
-    """How it is asked."""
+    """How they are asked; roles that stand for several actors are written out."""
+    embedder: EmbedderUse | None
+    """What compares meanings, where an operator needs it."""
+    held_out_frac: float | None
+    """Share of seeds kept from training, where an operator makes questions of several rows: it takes them from one side."""
     accept_failed_frac: float
     """Share of rows that may fail."""
 
@@ -107,6 +113,8 @@ class TrainSection(Reading):
     """What the student matches."""
     teachers: dict[str, TeacherUse]
     """The teachers its objectives match online, by name; compile writes the name into each objective that needs one."""
+    features: list[str]
+    """The stored signals of its rows, where an objective reads them."""
     adaptation: Annotated[Adaptation, OneOf("adaptations")] | None
     """Which parameters train."""
     train: Train

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from kdbuild import canonical, records
 from kdbuild.embedders import Embedder
 from kdbuild.errors import ArtifactError, StageError
-from kdbuild.kinds import Kind, knobs
+from kdbuild.kinds import Kind, knobs, parse
 from kdbuild.rows import place
 from kdbuild.spec import layout
 from kdbuild.spec.model import Params, Runtime
@@ -110,8 +110,14 @@ class Job:
         return folder
 
     def teacher(self, use: TeacherUse) -> Teacher:
-        """Return the section's teacher with the knobs that params.yaml gives it now."""
-        return _turned(use.teacher, self.params.teachers.get(use.name))
+        """Return the section's teacher with the knobs that params.yaml gives it now; a model of this project runs as `runtime:` says."""
+        if use.name in self.params.teachers:
+            return _turned(use.teacher, self.params.teachers[use.name])
+        engine = self.runtime.elicit.student_engine
+        values = {name: value for name, value in use.teacher.identity().items() if name not in ("kind", "kind_revision")}
+        if engine == "transformers":
+            values |= {"batch_tokens": self.runtime.elicit.student_batch_tokens, "device": self.runtime.device}
+        return parse("teachers", {"kind": engine, **values})  # type: ignore[no-any-return]
 
     def embedder(self, use: EmbedderUse) -> Embedder:
         """Return the section's embedder with the knobs that params.yaml gives it now."""

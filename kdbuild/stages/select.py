@@ -13,11 +13,12 @@ from kdbuild.errors import StageError
 from kdbuild.records import Dropped, Row
 from kdbuild.selectors import Embed, Selector
 from kdbuild.spec import layout
-from kdbuild.spec.sections import EmbedderUse, SelectSection
+from kdbuild.spec.sections import SelectSection
 from kdbuild.stages.job import Job
+from kdbuild.stages.vectors import Vectors
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 STEP = "select"
 
@@ -43,7 +44,7 @@ def run(job: Job) -> None:
     rows = [replace(row, keys=(), held_out=records.is_held_out(row, section.held_out_frac)) for row in rows]
     held_out = [row for row in rows if row.held_out]
     training = [row for row in rows if not row.held_out]
-    kept, selected_out = _select(training, section.selectors, _embed(job, section.embedder))
+    kept, selected_out = _select(training, section.selectors, Vectors(job, section.embedder).embed)
     dropped += selected_out
     if not kept:
         raise _nothing_left(num_rows, len(held_out), dropped)
@@ -79,23 +80,6 @@ def _select(rows: list[Row], selectors: Sequence[Selector], embed: Embed) -> tup
                 dropped.append(Dropped(row.id, selector.kind, verdict.reason, verdict.because_of, verdict.score, _for_people(row)))
         rows = kept
     return rows, dropped
-
-
-def _embed(job: Job, use: EmbedderUse | None) -> Embed:
-    """Return the function that turns texts into vectors; each different text is read once for all selectors."""
-    known: dict[str, np.ndarray] = {}
-
-    def embed(texts: Sequence[str]) -> np.ndarray:
-        import numpy as np
-
-        if use is None:
-            raise StageError("a selector compares meanings and there is no embedder", hint="add `embedder:` to params.yaml")
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        if new:
-            known.update(zip(new, job.embedder(use).embed(new, job.weights(use.weights)), strict=True))
-        return np.stack([known[text] for text in texts])
-
-    return embed
 
 
 def _for_people(row: Row) -> str:

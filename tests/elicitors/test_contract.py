@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdbuild import kinds
-from kdbuild.elicitors import Answered, Elicitor, Rejected
+from kdbuild.elicitors import Answered, Elicitor, Rejected, Scene
 from kdbuild.records import Message, Row
 from kdbuild.teachers import Answer
 
@@ -23,7 +23,7 @@ def elicitor(request: pytest.FixtureRequest) -> Elicitor:
 
 def talk(elicitor: Elicitor, row: Row, text: str) -> tuple[list[list], list[Row] | Rejected]:
     """Answer every question with `text`; return the questions and what came of them."""
-    conversation, rounds, answers = elicitor.elicit(row, Path()), [], None
+    conversation, rounds, answers = elicitor.elicit(row, Scene(Path())), [], None
     try:
         while True:
             asks = list(next(conversation) if answers is None else conversation.send(answers))

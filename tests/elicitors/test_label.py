@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from kdbuild.elicitors import Answered, Rejected
+from kdbuild.elicitors import Answered, Rejected, Scene
 from kdbuild.elicitors.label import Label
 from kdbuild.errors import SpecError
 from kdbuild.records import Message, Row
@@ -16,12 +16,12 @@ USER = Message("user", "Name <a> tree & {{ why }}.\n")
 
 
 def ask_of(label: Label, row: Row, root) -> Ask:
-    (ask,) = next(label.elicit(row, root))
+    (ask,) = next(label.elicit(row, Scene(root)))
     return ask
 
 
 def result(label: Label, row: Row, root, answer: Answer):
-    conversation = label.elicit(row, root)
+    conversation = label.elicit(row, Scene(root))
     next(conversation)
     with pytest.raises(StopIteration) as end:
         conversation.send([Answered(answer, "k" * 64)])

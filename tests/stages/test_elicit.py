@@ -55,8 +55,11 @@ def job_of(
         "_key": "0" * 64,
         "rows": "artifacts/in/rows",
         "seeds": None,
-        "teacher": {"name": "t", "teacher": full, "weights": None},
+        "from_seeds": True,
+        "actors": {"teacher": {"name": "t", "teacher": full, "weights": None}},
         "operators": [{"kind": "label", "max_new_tokens": 64, **(operator or {})}],
+        "embedder": None,
+        "held_out_frac": None,
         "accept_failed_frac": accept_failed_frac,
     }
     params = Params.model_validate({"teachers": {"t": full}, "runtime": {"elicit": {"commit_interval_s": commit_interval_s}}})

@@ -47,7 +47,10 @@ class Beside(Teacher):
     """A teacher whose network is a folder of the project."""
 
     kind: Literal["beside"] = "beside"
-    gives = frozenset({Signal.TEXT, Signal.LOGITS})
+
+    @property
+    def gives(self):
+        return frozenset({Signal.TEXT, Signal.LOGITS})
 
     def open(self, root, weights):
         raise NotImplementedError
