@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from kdbuild import canonical
 from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Result, Scene
+from kdbuild.elicitors._words import words
 from kdbuild.errors import SpecError
 from kdbuild.records import Dropped, Row
 from kdbuild.teachers import Ask
@@ -90,11 +90,15 @@ def _consensus(operator: Elicitor, row: Row, scene: Scene, actors: Sequence[str]
     rejected = [result for result in results.values() if isinstance(result, Rejected)]
     if not answered:
         return rejected[0] if rejected else Rejected("no answer to compare")
-    words = [_words(made.answer or "") for _, made in answered]
-    agreement = [round(_mean(_f1(one, other) for j, other in enumerate(words) if j != i), NUM_DECIMALS) for i, one in enumerate(words)]
+    agreement = _agreement([words(made.answer or "") for _, made in answered])
     actor, best = answered[agreement.index(max(agreement))]
     keys = dict.fromkeys(key for _, made in answered for key in made.keys)
     return [replace(_marked(best, actor), keys=tuple(keys), scores={**best.scores, "agreement": max(agreement)})]
+
+
+def _agreement(texts: Sequence[Sequence[str]]) -> list[float]:
+    """Return how much each text is like the others: its mean ROUGE-L F1 with them, 0 where there are none."""
+    return [round(_mean(_f1(one, other) for j, other in enumerate(texts) if j != i), NUM_DECIMALS) for i, one in enumerate(texts)]
 
 
 # --- conversations side by side ----------------------------------------------------------------------------------------------
@@ -176,15 +180,6 @@ def _content(row: Row) -> dict[str, object]:
 
 
 # --- ROUGE-L -----------------------------------------------------------------------------------------------------------------
-
-# A word is a run of letters and digits, as in rouge-score for ASCII text. In scripts written without spaces each character is one;
-# rouge-score would drop them.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 def _f1(one: Sequence[str], other: Sequence[str]) -> float:
