@@ -126,6 +126,28 @@ class Call:
     """Canonical JSON of the `Answer`."""
 
 
+@dataclass(frozen=True)
+class Feature:
+    """What one teacher said of the tokens of a row's trained turns: an answer whose signals are its payload."""
+
+    id: str
+    """Id of the row."""
+    key: str
+    """The row key."""
+    actor: str
+    """Who read it: a key of the manifest's `teachers`."""
+    max_new_tokens: int
+    """The limit it was asked with."""
+    reading: str
+    """Canonical JSON of the `Reading` that was asked for."""
+    tokens: str
+    """Digest of the token ids of the trained turns, by the teacher's tokenizer (16 hex digits)."""
+    answer: str
+    """Canonical JSON of the `Answer` without its payload."""
+    payload: bytes
+    """The signals, as `teachers/_features.py` writes them. Arrays that training reads piece by piece lie beside the Parquet file."""
+
+
 def row_id(content: Any) -> str:
     """Return the id of a row that was given none: 16 hex digits of the digest of its content."""
     return canonical.digest(["kdbuild-row/1", content])[:16]
@@ -180,7 +202,7 @@ def _schema(record: type) -> pa.Schema:
         ("Row", "meta"): pa.list_(pa.struct([("name", text), ("value", text)])),
     }
     plain = {"str": text, "str | None": text, "bool": pa.bool_(), "int": pa.int64(), "float | None": real}
-    plain["tuple[str, ...]"] = pa.list_(text)
+    plain |= {"tuple[str, ...]": pa.list_(text), "bytes": pa.binary()}
     columns = []
     for f in fields(record):
         kind = special.get((record.__name__, f.name)) or plain[str(f.type)]
