@@ -135,6 +135,10 @@ def _record(line: str, place: str) -> Passage:
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise RowError(f"{place} has no `text`", hint='a passage is one JSON object a line, such as {"id": "p1", "text": "..."}')
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowError(f"{place}: `text` holds half of a character (a lone surrogate)") from None
     name = next((record[key] for key in ("doc_id", "id") if record.get(key) is not None), None)
     if name is not None and (isinstance(name, bool) or not isinstance(name, (str, int))):
         raise RowError(f"{place}: the id is not a text or a whole number")

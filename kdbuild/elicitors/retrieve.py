@@ -96,7 +96,7 @@ class Retrieve(Elicitor):
         queries = {row.id: query for row in rows if (query := self._query(row))}
         dropped = [self._dropped(row, f"no {self.query} to search with") for row in rows if row.id not in queries]
         searching = [row for row in rows if row.id in queries]
-        if not corpus.passages:
+        if not corpus.passages or not searching:
             return Made([], [*dropped, *(self._dropped(row, "the corpus is empty") for row in searching)])
         index = _index.build(self.by_index, corpus.passages, scene.embedder.embed if scene.embedder is not None else None)
         made = []

@@ -115,7 +115,7 @@ class Score(Judging):
         values = self._values(row, scene)
         critiques, keys = [""] * len(texts), []
         if self.critique:
-            shown = [{**values, "answer": text, "aspects": list(self.aspects)} for text in texts]
+            shown = [{**values, "answer": text, "aspects": [_shown(aspect) for aspect in self.aspects]} for text in texts]
             said = yield [self.ask(scene, row.id, self.render(scene, row.id, one, "critique")) for one in shown]
             critiques, keys = [one.answer.text.strip() for one in said], [one.key for one in said]
             if not all(critiques):
@@ -166,7 +166,7 @@ class Score(Judging):
         self, row: Row, scene: Scene, values: Mapping[str, Any], texts: Sequence[str], critiques: Sequence[str]
     ) -> Iterator[_Rating]:
         for aspect in self.aspects:
-            about = {**values, "aspect": "quality" if aspect == OVERALL else aspect, "meaning": self._meaning(aspect)}
+            about = {**values, "aspect": _shown(aspect), "meaning": self._meaning(aspect)}
             if self.of == "gap":
                 yield from self._compared(row, scene, about, aspect, texts)
                 continue
@@ -228,6 +228,10 @@ def _joined(critiques: Sequence[str]) -> str:
     if len(critiques) == 1:
         return critiques[0]
     return "\n\n".join(f"Candidate {i}: {critique}" for i, critique in enumerate(critiques, 1) if critique)
+
+
+def _shown(aspect: str) -> str:
+    return "overall quality" if aspect == OVERALL else aspect
 
 
 def _mean(values: Iterable[float]) -> float:
