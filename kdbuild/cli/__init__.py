@@ -6,12 +6,15 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from kdbuild import __version__
 from kdbuild.errors import KdbuildError
+
+if TYPE_CHECKING:
+    from kdbuild.spec.model import Params
 
 COMMANDS = {
     "init": "Start a project in this folder.",
@@ -19,6 +22,8 @@ COMMANDS = {
     "compile": "Write dvc.yaml and resolved.json from the specs.",
     "plan": "Say what a build would do, why, and how many teacher calls it takes.",
     "build": "Compile, show the plan, and build what is stale.",
+    "cost": "Say what the calls of each stage and operator took: tokens and money.",
+    "retry": "Ask again what failed for good in a stage.",
     "doctor": "Find, and with --fix mend, what a crash left behind.",
     "kinds": "List the words a spec can use, family by family.",
     "schema": "Print the JSON Schema of a spec, for editors.",
@@ -64,6 +69,17 @@ def project_root() -> Path:
         if (folder / "specs").is_dir() or (folder / ".dvc").is_dir():
             return folder
     return here
+
+
+def params_of(root: Path) -> Params:
+    """Return params.yaml.
+
+    Raises:
+        SpecError: it is not there, or something in it is wrong.
+    """
+    from kdbuild.spec.source import read_params
+
+    return read_params(root / "params.yaml")
 
 
 def fail(message: str, exit_code: int) -> NoReturn:

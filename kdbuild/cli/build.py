@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kdbuild.cli import project_root
+from kdbuild.cli._dvc import repro
 from kdbuild.errors import KdbuildError, StageError
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ def _build(root: Path, names: Sequence[str], *, yes: bool) -> None:
         _ask_about_money(plan, yes=yes)
         sys.stdout.flush()
         # The structure stage belongs to no spec; it goes along, so that a later plan of everything finds nothing left.
-        code = _repro(root, [found.stages[0].name, *(one.stage.name for one in plan.planned)] if names else [])
+        code = repro(root, [found.stages[0].name, *(one.stage.name for one in plan.planned)] if names else [])
         plan = _built(root, found, names, code)
     _remember(root, names, plan)
 
@@ -69,22 +67,6 @@ def _ask_about_money(plan: Plan, *, yes: bool) -> None:
         raise StageError(f"this build asks {teachers} for {what}, and nobody is here to agree", hint="pass --yes to spend it")
     if not click.confirm(f"Ask {teachers} for {what}?", default=False):
         raise StageError("stopped before the first paid call; nothing was spent")
-
-
-def _repro(root: Path, targets: Sequence[str]) -> int:
-    """Run `dvc repro`; what it prints goes where this prints, and it ends by itself when interrupted, before this does."""
-    tools = str(Path(sys.executable).parent)
-    env = {**os.environ, "PATH": os.pathsep.join(filter(None, [tools, os.environ.get("PATH")]))}
-    arguments = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *targets]
-    process = subprocess.Popen(arguments, cwd=root, env=env)
-    kept = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT,)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        kept[number] = signal.signal(number, lambda given, _: process.send_signal(given))
-    try:
-        return process.wait()
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def _built(root: Path, found: Project, names: Sequence[str], code: int) -> Plan:

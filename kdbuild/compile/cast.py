@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from kdbuild.elicitors import Elicitor
 from kdbuild.spec.model import Params, Spec
-
-TEACHER, STUDENT, PHASE = "teacher", "student", "phase:"
+from kdbuild.spec.names import STUDENT, TEACHER
 
 
 @dataclass(frozen=True)

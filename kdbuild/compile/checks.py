@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import kdbuild.compile.elicitation  # noqa: F401  (its rules join the others)
 from kdbuild.compile import surroundings
-from kdbuild.compile.cast import PHASE, STUDENT, TEACHER
 from kdbuild.compile.resolve import has_data
 from kdbuild.compile.rules import RULES, Given, actors_of, earlier, rule, signals, trains, who_gives
 from kdbuild.errors import SpecError
 from kdbuild.kinds import Kind
 from kdbuild.spec.model import Params, Phase, Spec
+from kdbuild.spec.names import PHASE, STUDENT, TEACHER
 from kdbuild.spec.problems import At, Problem
 from kdbuild.spec.source import explain, no_such
 from kdbuild.spec.sources import parse_source

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdbuild.compile.cast import PHASE, STUDENT, TEACHER, Cast
+from kdbuild.compile.cast import Cast
 from kdbuild.compile.resolve import has_features
 from kdbuild.compile.rules import Given, actors_of, earlier, rule, signals, trains, who_gives
 from kdbuild.elicitors import ANY, Elicitor
 from kdbuild.spec.model import Phase
+from kdbuild.spec.names import PHASE, STUDENT, TEACHER
 from kdbuild.spec.problems import Problem
 from kdbuild.spec.source import no_such
 from kdbuild.teachers import Signal

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdbuild.compile.cast import PHASE, STUDENT, Cast
+from kdbuild.compile.cast import Cast
 from kdbuild.compile.stages import Stage, keyed
 from kdbuild.kinds import identity, load
 from kdbuild.objectives import Objective
 from kdbuild.seeds import Seeds
 from kdbuild.spec import layout, sections, sources
 from kdbuild.spec.model import Params, Phase, Spec
+from kdbuild.spec.names import PHASE, STUDENT
 from kdbuild.teachers import Signal
 
 

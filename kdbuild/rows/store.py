@@ -273,7 +273,7 @@ class Store:
                 (seconds, int(ledger.rows is not None), *counts, run),
             )
             self._connection.executemany(
-                "INSERT INTO run_costs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO run_costs VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
                 [(run, operator, teacher, *astuple(spent)) for (operator, teacher), spent in ledger.by.items()],
             )
             if ledger.rows is not None:

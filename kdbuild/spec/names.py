@@ -10,6 +10,10 @@ from pydantic_core import PydanticCustomError
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 RESERVED = frozenset({"seeds", "previous", "teacher", "student", "models", "kdbuild", "init", "evaluate", "report", "compile", "embedder"})
 """Words that are steps, folders or roles."""
+TEACHER, STUDENT = "teacher", "student"
+"""Who acts where no name is given."""
+PHASE = "phase:"
+"""Start of the name of a model that a phase trains."""
 
 
 def check_name(name: str) -> str:

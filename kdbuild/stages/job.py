@@ -17,6 +17,7 @@ from kdbuild.kinds import Kind, knobs, parse
 from kdbuild.rows import place
 from kdbuild.spec import layout
 from kdbuild.spec.model import Params, Runtime
+from kdbuild.spec.names import PHASE, STUDENT
 from kdbuild.spec.sections import EmbedderUse, TeacherUse
 from kdbuild.teachers import Teacher
 
@@ -111,8 +112,8 @@ class Job:
 
     def teacher(self, use: TeacherUse) -> Teacher:
         """Return the section's teacher with the knobs that params.yaml gives it now; a model of this project runs as `runtime:` says."""
-        if use.name in self.params.teachers:
-            return _turned(use.teacher, self.params.teachers[use.name])
+        if use.name != STUDENT and not use.name.startswith(PHASE):
+            return _turned(use.teacher, self.params.teachers.get(use.name))
         engine = self.runtime.elicit.student_engine
         values = {name: value for name, value in use.teacher.identity().items() if name not in ("kind", "kind_revision")}
         if engine == "transformers":

@@ -127,6 +127,7 @@ TINY = {"kind": "fake"}
 SPEC: dict[str, Any] = {
     "target": {"skill": "x"},
     "teacher": "tiny",
+    "roles": {"judge": "tiny"},
     "student": {"kind": "causal-lm", "init": {"from": "teacher", "layers": 2}},
     "seeds": {"kind": "dataset", "path": "specs/a.jsonl"},
     "phases": {
@@ -135,7 +136,7 @@ SPEC: dict[str, Any] = {
             "select": [{"kind": "semantic-dedup", "max_cosine": 0.9}],
             "objective": {"kind": "forward-kl"},
         },
-        "three": {"elicit": [{"kind": "label"}], "objective": [{"kind": "sft"}, {"kind": "forward-kl"}]},
+        "three": {"elicit": [{"kind": "label", "by": "judge"}, {"kind": "self-instruct"}], "objective": [{"kind": "sft"}, {"kind": "forward-kl"}]},
         "two": {"data": [{"from": "one"}], "objective": {"kind": "sft"}},
     },
     "evaluate": [{"kind": "teacher-agreement"}],
@@ -241,6 +242,8 @@ FLIPS: dict[str, tuple[str, Any]] = {
     "target.vertical": ("target", {"vertical": "y"}),
     "description": ("description", "y"),
     "teacher": ("teacher", "other"),
+    "roles": ("roles", {"judge": "other"}),
+    "params.runtime.elicit.student_engine": ("runtime.elicit.student_engine", "vllm"),
     "held_out_frac": ("held_out_frac", 0.3),
     "accept_failed_frac": ("accept_failed_frac", 0.3),
     "phases.*.on": ("phases.three.on", "one"),

@@ -15,6 +15,7 @@ from kdbuild import canonical, kinds, records
 from kdbuild.errors import ArtifactError, StageError
 from kdbuild.records import Dropped, Message, Row
 from kdbuild.spec.model import Params
+from kdbuild.spec.sections import EmbedderUse
 from kdbuild.stages import select
 from kdbuild.stages.job import Job
 
@@ -171,10 +172,10 @@ def test_knobs_of_the_embedder_come_from_params(tmp_path: Path) -> None:
     use = {"embedder": kind, "weights": "models/tiny"}
     params = Params.model_validate({"embedder": {**kind, "batch_tokens": 7, "device": "cpu"}})
     job = Job(tmp_path, "s", "select", "p", {}, params)
-    turned: Any = job.embedder(select.EmbedderUse.model_validate(use))
+    turned: Any = job.embedder(EmbedderUse.model_validate(use))
     assert (turned.batch_tokens, turned.device) == (7, "cpu")
     other = Job(tmp_path, "s", "select", "p", {}, Params.model_validate({"embedder": {"kind": "fake"}}))
-    assert other.embedder(select.EmbedderUse.model_validate(use)) == kinds.parse("embedders", kind)
+    assert other.embedder(EmbedderUse.model_validate(use)) == kinds.parse("embedders", kind)
 
 
 @pytest.mark.parametrize(
