@@ -67,6 +67,8 @@ class Reading:
     """Layers of `hidden`: 0 is the embedding, -1 the last."""
     attention: bool = False
     """Whether `hidden` holds the attention maps of the layers as well."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Precision that `hidden` is kept in."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from kdbuild import canonical
 from kdbuild.errors import RowError
 from kdbuild.teachers import Reading
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 _PACKED, _TENSORS = b"D", b"S"
 _HEADER = struct.Struct("<cBHIIf")
@@ -53,7 +54,7 @@ class Distributions:
     tail_T: Array
     """Logarithm of the mass of all other tokens, nats (float32); -inf where there is none."""
     answer_nats: float
-    """Sum of -log p(token) over the answer's tokens; NaN where the teacher's tokens did not say."""
+    """Sum of -log p(token) over the answer's tokens, or a lower bound of it where a teacher names few tokens."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,15 @@ def encode_distributions(logits_TV: torch.Tensor, token_ids_T: torch.Tensor, rea
 def encode_top_k(ids_TK: Array, logprobs_TK: Array, token_ids_T: Array) -> bytes:
     """Return the payload of a teacher that names some tokens of each position, in any order, with their log-probabilities.
 
-    Ids of a position differ. The tail is what they leave of 1. What the answer's own tokens cost is known where each is among the named.
+    Ids of a position differ. The tail is what they leave of 1. An answer's token that is not among the named counts with all of the tail:
+    `answer_nats` is then a lower bound.
     """
     ids, logprobs, tokens = np.asarray(ids_TK, np.int32), np.asarray(logprobs_TK, np.float64), np.asarray(token_ids_T, np.int32)
     with np.errstate(divide="ignore"):
         tail_T = np.log1p(-np.minimum(np.exp(logprobs).sum(1), 1.0))
     named_TK = ids == tokens[:, None]
-    known = bool(named_TK.any(1).all())
-    answer_nats = float(-logprobs[named_TK].sum()) if known else math.nan
+    unnamed_T = np.maximum(tail_T[~named_TK.any(1)], -_WIDEST_NATS)
+    answer_nats = float(-logprobs[named_TK].sum() - unnamed_T.sum())
     num_words = int(max(ids.max(initial=0), tokens.max(initial=0))) + 1
     return _packed(ids, logprobs, tail_T, tokens, num_words, answer_nats)
 
@@ -140,7 +142,7 @@ def _array(tensor: torch.Tensor, dtype: type | None = None) -> Array:
 def _draw(logits_TV: torch.Tensor, k: int, seed: int) -> Array:
     generator = torch.Generator().manual_seed(seed)
     drawn = []
-    for logits_CV in logits_TV.split(64):
+    for logits_CV in torch.split(logits_TV, 64):
         total_CV = torch.softmax(logits_CV.double().cpu(), 1).cumsum(1)
         points_CK = torch.rand((len(logits_CV), k), generator=generator, dtype=torch.float64) * total_CV[:, -1:]
         drawn.append(torch.searchsorted(total_CV, points_CK, right=True).clamp_(max=logits_CV.shape[1] - 1))
@@ -328,10 +330,10 @@ def _pack(values: Array, bits: int) -> bytes:
 
 
 def _unpack(reader: _Reader, count: int, bits: int) -> Array:
-    found = np.zeros(count, np.uint16 if bits <= 16 else np.uint32)
+    found: Array = np.zeros(count, np.uint16 if bits <= 16 else np.uint32)
     for i in range(bits // 8):
-        found |= reader.take(count, np.uint8).astype(found.dtype) << found.dtype.type(8 * i)
+        np.bitwise_or(found, reader.take(count, np.uint8).astype(found.dtype) << (8 * i), out=found)
     for i in range(bits - bits % 8, bits):
         plane = np.unpackbits(reader.take(-(-count // 8), np.uint8), count=count)
-        found |= plane.astype(found.dtype) << found.dtype.type(i)
+        np.bitwise_or(found, plane.astype(found.dtype) << i, out=found)
     return found
