@@ -98,7 +98,7 @@ def _take(store: Store, output: _Output, wanted: set[str]) -> int:
 def _put_all(store: Store, table: pa.Table) -> int:
     names = ("id", "key", "max_new_tokens", "answer")
     for row, key, limit, answer in zip(*(table[name].to_pylist() for name in names), strict=True):
-        store.put(key, limit, decode(answer), row=row)
+        store.put(key, limit, decode(answer), row=row, pulled=True)
     return int(table.num_rows)
 
 

@@ -34,6 +34,8 @@ GROUP = 256
 GROUP_BYTES = 2**20
 """As much text is made durable at once too: what a full disk leaves unwritten must fit into the reserve, in the log and in the file."""
 _KEYS_PER_QUERY = 500
+_FORGOTTEN = 2
+"""Value of `failed` (0: an answer, 1: a failure accepted as final) of a failure that was taken back."""
 Asked = tuple[str, int]
 """A row key and the limit (`max_new_tokens`) of the ask."""
 
@@ -63,7 +65,7 @@ class Store:
         self._connection = connection
         self._path = path
         self._interval_s = commit_interval_s
-        self._buffer: list[tuple[bytes, int, str, int, str, float]] = []
+        self._buffer: list[tuple[bytes, int, str, int, str, float, bool]] = []
         self._buffered_bytes = 0
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -136,20 +138,23 @@ class Store:
         for start in range(0, len(keys), _KEYS_PER_QUERY):
             part = keys[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
-            query = f"SELECT key, max_new_tokens, answer FROM answers WHERE key IN ({marks}) ORDER BY key, failed, max_new_tokens"
+            query = (
+                f"SELECT key, max_new_tokens, answer FROM answers WHERE key IN ({marks}) AND failed < {_FORGOTTEN} ORDER BY 1, failed, 2"
+            )
             with self._lock, database.explained(self._path):
                 rows = self._connection.execute(query, part).fetchall()
             yield from rows
 
-    def put(self, key: str, max_new_tokens: int, answer: Answer, *, row: str = "", cost_usd: float = 0.0) -> None:
+    def put(self, key: str, max_new_tokens: int, answer: Answer, *, row: str = "", cost_usd: float = 0.0, pulled: bool = False) -> None:
         """Buffer an answer asked for row `row`; it becomes durable within the commit interval. One already there stays.
 
-        A failed answer is a failure accepted as final; a real answer replaces it.
+        A failed answer is a failure accepted as final; a real answer replaces it. One that was forgotten comes back only by a call of
+        this machine, not with answers that were `pulled`.
 
         Raises:
             StageError: the disk is full or cannot be written; what was put is kept and written by the next flush that can.
         """
-        entry = (bytes.fromhex(key), max_new_tokens, encode(answer), int(answer.failed is not None), row, cost_usd)
+        entry = (bytes.fromhex(key), max_new_tokens, encode(answer), int(answer.failed is not None), row, cost_usd, pulled)
         with self._lock:
             self._buffer.append(entry)  # before anything can raise: it is paid for
             if self._trouble is not None:
@@ -182,9 +187,9 @@ class Store:
     def _write_buffer(self) -> None:
         with self._transaction():
             self._connection.executemany(
-                "INSERT INTO answers (key, max_new_tokens, answer, failed, row, cost_usd) VALUES (?, ?, ?, ?, ?, ?) "
+                "INSERT INTO answers (key, max_new_tokens, answer, failed, row, cost_usd) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
                 "ON CONFLICT (key, max_new_tokens) DO UPDATE SET answer = excluded.answer, failed = excluded.failed, "
-                "row = excluded.row, cost_usd = excluded.cost_usd WHERE answers.failed AND NOT excluded.failed",
+                "row = excluded.row, cost_usd = excluded.cost_usd WHERE answers.failed > excluded.failed AND NOT (excluded.failed AND ?7)",
                 self._buffer,
             )
         self._buffer.clear()
@@ -212,11 +217,13 @@ class Store:
             self._closing.wait(self._interval_s)
 
     def forget_failures(self, keys: Iterable[str]) -> int:
-        """Remove failures accepted as final, so that they are asked again; return how many there were."""
+        """Take failures accepted as final back, so that they are asked again; return how many there were."""
         self.flush()
         with self._transaction():
             return sum(
-                self._connection.execute("DELETE FROM answers WHERE key = ? AND failed", (bytes.fromhex(key),)).rowcount
+                self._connection.execute(
+                    f"UPDATE answers SET failed = {_FORGOTTEN} WHERE key = ? AND failed = 1", (bytes.fromhex(key),)
+                ).rowcount
                 for key in set(keys)
             )
 
