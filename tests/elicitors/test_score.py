@@ -41,7 +41,8 @@ def test_a_rating_is_the_expected_value(drive):
     (ask,) = driven.asks
     assert ask.choices == ("1", "2", "3", "4", "5")
     assert text_of(ask) == (
-        "User: Name a tree.\n\nAnswer:\nAn oak.\n\nRate the overall quality of the answer from 1 (worst) to 5 (best). Reply with the number only."
+        "User: Name a tree.\n\nAnswer:\nAn oak.\n\n"
+        "Rate the overall quality of the answer from 1 (worst) to 5 (best). Reply with the number only."
     )
     # 0.1 + 0.125 + 0.6 + 1.0 + 1.9375
     (row,) = driven.rows
