@@ -231,7 +231,7 @@ class Store:
         """Return how many answers are stored."""
         self.flush()
         with self._lock, database.explained(self._path):
-            return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+            return int(self._connection.execute(f"SELECT count(*) FROM answers WHERE failed < {_FORGOTTEN}").fetchone()[0])
 
     # --- what was already taken from pulled outputs ----------------------------------------------------------------------
 
