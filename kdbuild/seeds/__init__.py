@@ -16,9 +16,17 @@ class Seeds(Kind):
 
     family: ClassVar[str] = "seeds"
 
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """What its rows have: `prompt`, `answer` or fields of `Row`; `*` is whatever the data holds."""
+        return ("prompt",)
+
     @abstractmethod
     def files(self) -> tuple[str, ...]:
-        """Return the project's files the rows are read from: dependencies of the stage. Empty for what lies outside the project."""
+        """Return the project's files or folders the rows are read from: dependencies of the stage.
+
+        Empty for what lies outside the project, and where the spec itself holds the rows.
+        """
 
     def outside(self) -> dict[str, Any] | None:
         """Return what identifies a source outside the project (its version, as found now), or None for one inside.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,39 +10,55 @@ from kdbuild import canonical, records
 from kdbuild.errors import RowError
 from kdbuild.kinds import nearest
 from kdbuild.records import Message, Row
-from kdbuild.seeds._files import Place, Record, shorten
+from kdbuild.seeds import _fields
+from kdbuild.seeds._fields import PROMPTLESS, Columns, clean, shown
+from kdbuild.seeds._files import Place, Record
 
 ROLES = ("system", "user", "assistant", "tool")
+PROMPTS, ANSWERS = ("messages", "prompt", "instruction"), ("answer", "output", "gold")
 
 
-def to_row(record: Record, place: Place, prompt: str | None, answer: str | None) -> Row:
+def to_row(record: Record, place: Place, prompt: str | None, answer: str | None, columns: Columns, *, learn: bool = False) -> Row:
     """Return the row a record makes; its id is the record's own, or empty where it has none.
 
     `prompt` and `answer` name columns; absent, the prompt is `messages`, `prompt` or `instruction` (with `input`), and the answer
-    `answer` or `output`.
+    `answer`, `output` or `gold`. A record without a prompt is a row where it has something else to ask about. `learn` makes the known
+    answer a turn the student learns.
 
     Raises:
-        RowError: there is no prompt, or a column is of the wrong type; names the place.
+        RowError: there is nothing to ask about, no answer to learn, or a column is of the wrong type; names the place.
     """
+    fields = _fields.read(record, place, columns)
+    row = replace(_asked(record, place, prompt, answer, fields), **fields)
+    if not learn:
+        return row
+    if row.gold is None or not row.messages:
+        raise RowError(f"{place} has no {'answer' if row.messages else 'prompt'} to learn: {shown(record)}")
+    return row.with_answer(row.gold, ended=True, keys=())
+
+
+def _asked(record: Record, place: Place, prompt: str | None, answer: str | None, fields: Mapping[str, Any]) -> Row:
+    if prompt is None and not any(record.get(name) is not None for name in PROMPTS) and any(name in fields for name in PROMPTLESS):
+        return Row(_id(record, place), gold=_answer(record, place, answer))
     messages = _prompt(record, place, prompt)
     gold = _answer(record, place, answer)
     if messages[-1].role == "assistant":
         # A conversation that has its answer already: the teacher is asked for that turn, not for one after it.
         messages, gold = messages[:-1], gold if gold is not None else messages[-1].content
     if not any(message.role == "user" and message.content.strip() for message in messages):
-        raise RowError(f"{place} has no user turn with text: {_shown(record)}")
+        raise RowError(f"{place} has no user turn with text: {shown(record)}")
     if messages[-1].role not in ("user", "tool"):
-        raise RowError(f"{place} does not end with a user turn: {_shown(record)}")
+        raise RowError(f"{place} does not end with a user turn: {shown(record)}")
     return Row(_id(record, place), messages, gold=gold)
 
 
 def _prompt(record: Record, place: Place, column: str | None) -> tuple[Message, ...]:
     if column is not None and column not in record:
-        raise RowError(f"{place} has no column `{column}`: {_shown(record)}", hint=_columns(record, column))
-    name = column or next((name for name in ("messages", "prompt", "instruction") if record.get(name) is not None), None)
+        raise RowError(f"{place} has no column `{column}`: {shown(record)}", hint=_columns(record, column))
+    name = column or next((name for name in PROMPTS if record.get(name) is not None), None)
     if name is None:
         hint = "a row has `messages`, `prompt` or `instruction`; if the prompt's column has another name, say so: `prompt: <column>`"
-        raise RowError(f"{place} has no prompt: {_shown(record)}", hint=hint)
+        raise RowError(f"{place} has no prompt: {shown(record)}", hint=hint)
     value = record[name]
     if isinstance(value, list):
         return tuple(_message(turn, place, name, record) for turn in value) or _wrong(place, name, "a text or a list of turns", record)
@@ -55,19 +71,19 @@ def _prompt(record: Record, place: Place, column: str | None) -> tuple[Message, 
 def _message(turn: Any, place: Place, column: str, record: Record) -> Message:
     if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
         _wrong(place, column, f"a list of {{role, content}}, the role one of {', '.join(ROLES)}", record)
-    return Message(turn["role"], _clean(turn["content"], place, column))
+    return Message(turn["role"], clean(turn["content"], place, column))
 
 
 def _text(value: Any, place: Place, column: str, record: Record) -> str:
     if not isinstance(value, str) or not value.strip():
         _wrong(place, column, "a text", record)
-    return _clean(value, place, column)
+    return clean(value, place, column)
 
 
 def _answer(record: Record, place: Place, column: str | None) -> str | None:
     if column is not None and column not in record:
-        raise RowError(f"{place} has no column `{column}`: {_shown(record)}", hint=_columns(record, column))
-    name = column or next((name for name in ("answer", "output") if record.get(name) is not None), None)
+        raise RowError(f"{place} has no column `{column}`: {shown(record)}", hint=_columns(record, column))
+    name = column or next((name for name in ANSWERS if record.get(name) is not None), None)
     value = record[name] if name else None
     if value is None:
         return None
@@ -75,34 +91,28 @@ def _answer(record: Record, place: Place, column: str | None) -> str | None:
         return canonical.dumps(value)
     if not isinstance(value, str):
         _wrong(place, name or "", "a text or a number", record)
-    return _clean(value, place, name or "")
+    return clean(value, place, name or "")
 
 
 def _id(record: Record, place: Place) -> str:
-    value = record.get("id")
+    return own_id(record.get("id"), place)
+
+
+def own_id(value: Any, place: Place) -> str:
+    """Return the id that a record gives itself, empty where it gives none.
+
+    Raises:
+        RowError: it is not a short text or a whole number; names the place.
+    """
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip() or not str(value).isprintable():
-        _wrong(place, "id", "a short text or a whole number", record)
+        _wrong(place, "id", "a short text or a whole number", {"id": value})
     return str(value)
 
 
-def _clean(text: str, place: Place, column: str) -> str:
-    if "\0" in text:
-        raise RowError(f"{place}: `{column}` holds a NUL character: {shorten(text)}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise RowError(f"{place}: `{column}` holds half of a character (a lone surrogate): {shorten(text)}") from None
-    return text
-
-
 def _wrong(place: Place, column: str, wanted: str, record: Record) -> Any:
-    raise RowError(f"{place}: `{column}` is not {wanted}: {_shown({column: record.get(column)})}")
-
-
-def _shown(record: Record) -> str:
-    return shorten(", ".join(f"{key}: {value!r}" for key, value in record.items()) or "it is empty")
+    raise RowError(f"{place}: `{column}` is not {wanted}: {shown({column: record.get(column)})}")
 
 
 def _columns(record: Record, column: str) -> str:
@@ -113,7 +123,14 @@ def _columns(record: Record, column: str) -> str:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def named(rows: Iterable[tuple[Place, Row]]) -> Iterator[Row]:
+def content_of(row: Row) -> dict[str, Any]:
+    """Return what of a seed row its id is the digest of: what was read of it, without a turn the student learns."""
+    messages = [[message.role, message.content] for message in row.prompt]
+    others = {name: value for name, value in records.as_json(row).items() if name not in ("id", "messages", "gold")}
+    return {"messages": messages, "gold": row.gold, **others}
+
+
+def named(rows: Iterable[tuple[Place, Row]], content_of: Callable[[Row], Any] = content_of) -> Iterator[Row]:
     """Yield the rows with ids that are unique: their own, else a digest of their content; equal rows get `-2`, `-3`.
 
     Raises:
@@ -121,7 +138,7 @@ def named(rows: Iterable[tuple[Place, Row]]) -> Iterator[Row]:
     """
     seen: dict[str, tuple[str, Place, int]] = {}
     for place, row in rows:
-        content = {"messages": [[message.role, message.content] for message in row.messages], "gold": row.gold}
+        content = content_of(row)
         digest = canonical.digest(content)
         own = row.id or records.row_id(content)
         before = seen.get(own)

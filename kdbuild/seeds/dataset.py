@@ -13,8 +13,9 @@ from kdbuild import canonical
 from kdbuild.errors import SourceError
 from kdbuild.records import Row
 from kdbuild.seeds import Seeds
+from kdbuild.seeds._fields import Columns
 from kdbuild.seeds._files import READERS, Place, Record, read_records
-from kdbuild.seeds._rows import named, to_row
+from kdbuild.seeds._rows import ANSWERS, PROMPTS, named, to_row
 from kdbuild.spec.sources import check_path
 
 
@@ -33,9 +34,13 @@ class Dataset(Seeds):
     """Rows that exist already: prompts, conversations, or questions with answers.
 
     A file (JSONL, a JSON list, Parquet or CSV) is read where it lies; a set of the hub is copied once. By default the prompt of a row is
-    its `messages`, `prompt` or `instruction` (with `input`), its known answer `answer` or `output`, and its name `id`.
+    its `messages`, `prompt` or `instruction` (with `input`), its known answer `answer`, `output` or `gold`, and its name `id`. What
+    else the rows have is read from columns of these names: `context` (a text, passages), `label`, `rationale`, `program`,
+    `candidates`, `feedback`, `chosen`, `rejected`, `tool`, `media` and `meta`. A row without a prompt has one of `context`, `tool`,
+    `media` and `meta` to ask about.
     """
 
+    kind_revision: ClassVar[int] = 2
     block: ClassVar[str | None] = "seed.dataset"
 
     kind: Literal["dataset"] = "dataset"
@@ -53,6 +58,10 @@ class Dataset(Seeds):
     """Column that holds the prompt (a text or a list of turns), where it has another name."""
     answer: str | None = None
     """Column that holds the known answer, where it has another name."""
+    columns: Columns = Columns()
+    """The other columns, where they have another name (`{context: passage}`); null: not read, though a column has that name."""
+    learn_answer: bool = False
+    """Whether the known answer is the turn the student learns, as if a teacher had given it; every row then has one."""
     limit: int | None = Field(None, ge=1)
     """At most so many rows, drawn by their ids, so that the order of the file does not matter."""
 
@@ -71,6 +80,11 @@ class Dataset(Seeds):
             )
         return self
 
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Whatever the data holds."""
+        return ("*",)
+
     def files(self) -> tuple[str, ...]:
         """Return the file, where it is one of the project."""
         return () if self.path is None else (self.path,)
@@ -82,7 +96,9 @@ class Dataset(Seeds):
     def rows(self, root: Path) -> Iterator[Row]:
         """Yield the rows, in file order or, with `limit`, in the order they were drawn."""
         found = read_records(root / self.path, self.path) if self.path is not None else self._hub_records()
-        rows = named((place, to_row(record, place, self.prompt, self.answer)) for place, record in found)
+        rows = named(
+            (place, to_row(record, place, self.prompt, self.answer, self.columns, learn=self.learn_answer)) for place, record in found
+        )
         if self.limit is not None:
             return iter(sorted(rows, key=lambda row: canonical.fraction("limit", row.id))[: self.limit])
         return rows
@@ -105,9 +121,11 @@ class Dataset(Seeds):
         yield from self._of_columns(table, name)
 
     def _of_columns(self, table: Any, name: str) -> Iterator[tuple[Place, Record]]:
-        used = {"id", "messages", "prompt", "instruction", "input", "answer", "output", self.prompt, self.answer}
+        others = dict(self.columns)
+        used = {"id", *PROMPTS, "input", *ANSWERS, self.prompt, self.answer, *others.values()}
         columns = [column for column in table.column_names if column in used]
-        if missing := [column for column in (self.prompt, self.answer) if column is not None and column not in columns]:
+        named_here = (self.prompt, self.answer, *(column for name, column in others.items() if column != name))
+        if missing := [column for column in named_here if column is not None and column not in columns]:
             raise SourceError(f"{name} has no column `{missing[0]}`", hint=f"columns: {', '.join(table.column_names)}")
         if not len(table):
             raise SourceError(f"{name} has no rows in this split")
