@@ -52,16 +52,32 @@ def of_project(root: Path, path: str) -> Prompt:
     return _compile(found, path, found.stat().st_mtime_ns)
 
 
+@lru_cache(maxsize=256)
+def of_text(text: str, name: str) -> Prompt:
+    """Return the template that a spec holds as a text; `name` is what an error calls it.
+
+    Raises:
+        SpecError: it is not a template.
+    """
+    return _parsed(text, name)
+
+
 @lru_cache(maxsize=64)
 def _compile(path: Path, name: str, version: int) -> Prompt:
     """`version` is there so that a file edited in between is compiled again."""
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)  # prompts are text, not HTML: nothing is escaped
     try:
-        return Prompt(name, environment.from_string(path.read_text(encoding="utf-8")))
-    except TemplateSyntaxError as error:
-        raise SpecError(f"{name}:{error.lineno}: {error.message}", hint="it is not a Jinja template") from error
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{name} cannot be read: {error}", hint="a template is a UTF-8 text file") from error
+    return _parsed(text, name)
+
+
+def _parsed(text: str, name: str) -> Prompt:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)  # prompts are text, not HTML: nothing is escaped
+    try:
+        return Prompt(name, environment.from_string(text))
+    except TemplateSyntaxError as error:
+        raise SpecError(f"{name}:{error.lineno}: {error.message}", hint="it is not a Jinja template") from error
 
 
 def _line_of(error: BaseException) -> str:
