@@ -37,6 +37,16 @@ def load(weights: Path | None, *, dtype: str, device: str, template: str | None)
         SourceError: there is no model, or it has no chat template.
         StageError: there is no such device.
     """
+    where, tokenizer = chat_tokenizer(weights, template)
+    return load_causal_lm(where, dtype, _device(device)), tokenizer
+
+
+def chat_tokenizer(weights: Path | None, template: str | None) -> tuple[Path, PreTrainedTokenizerBase]:
+    """Return where the model is, and its tokenizer with `template` instead of its own chat template if given.
+
+    Raises:
+        SourceError: there is no model, or it has no chat template.
+    """
     if weights is None:
         raise SourceError("the teacher's model is not there", hint="`dvc repro` fetches it")
     tokenizer = load_tokenizer(weights)
@@ -45,7 +55,7 @@ def load(weights: Path | None, *, dtype: str, device: str, template: str | None)
     if tokenizer.chat_template is None:
         hint = "give the teacher one in params.yaml: `chat_template: templates/chat.jinja`"
         raise SourceError(f"the model in {weights} has no chat template", hint=hint)
-    return load_causal_lm(weights, dtype, _device(device)), tokenizer
+    return weights, tokenizer
 
 
 def _device(name: str) -> str:
