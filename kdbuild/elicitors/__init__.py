@@ -60,6 +60,8 @@ class Scene:
     """What each actor of the stage gives."""
     few_seeds: bool = False
     """Whether there are too few seeds to be split into training and held-out rows: then rows made of seeds are split by themselves."""
+    share: float = 1.0
+    """Share of the stage's rows that a pool has: one side of the held-out split, which aims at its share of what is wanted in all."""
     embedder: Any = None
     """Turns texts into vectors (`embedder.embed(texts)`: float32, one unit row a text), for operators that say `needs_embedder`."""
 
