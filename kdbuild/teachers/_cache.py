@@ -53,11 +53,11 @@ def new_cache() -> Cache:
     return Cache(layer_class_to_replicate=RoomyLayer)
 
 
-def repeated(cache: Cache, num_rows: int) -> Cache:
-    """Return the past of one row (or of none) as that of `num_rows` rows."""
+def taken(cache: Cache, indices_B: torch.Tensor) -> Cache:
+    """Return the past of these rows, each as often as it is named, as a cache of its own."""
     new = new_cache()
     for index, layer in enumerate(cache.layers):
-        new.update(layer.keys.expand(num_rows, -1, -1, -1), layer.values.expand(num_rows, -1, -1, -1), index)
+        new.update(layer.keys[indices_B], layer.values[indices_B], index)
     return new
 
 

@@ -17,11 +17,19 @@ LIMITS = [8, 5, 12, 8]
 ASKS = [Ask(f"row-{i}", (Message("user", text),), limit) for i, (text, limit) in enumerate(zip(QUESTIONS, LIMITS, strict=True))]
 
 
-@pytest.fixture(params=kinds.available("teachers"))
+# vLLM warns of its own parts as it is imported.
+_VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.filterwarnings("ignore")])
+
+
+@pytest.fixture(params=[_VLLM if kind == "vllm" else kind for kind in kinds.available("teachers")])
 def teacher(request: pytest.FixtureRequest, tmp_path: Path) -> Teacher:
     lines = [{"messages": [{"role": "user", "content": q}], "answer": f"Word for word, {q.lower()}"} for q in sorted(set(QUESTIONS))]
     (tmp_path / "recorded.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    needs = {"replay": {"path": "recorded.jsonl"}, "transformers": {"model": "path:model", "device": "cpu", "batch_tokens": 200}}
+    needs = {
+        "replay": {"path": "recorded.jsonl"},
+        "transformers": {"model": "path:model", "device": "cpu", "batch_tokens": 200},
+        "vllm": {"model": "path:model", "enforce_eager": True, "kv_cache_gb": 0.1},
+    }
     return kinds.parse("teachers", {"kind": request.param, **needs.get(request.param, {})})
 
 
@@ -36,25 +44,27 @@ def test_each_question_is_answered_once_within_its_limit(teacher, tmp_path, weig
         assert serves(answer, LIMITS[index], LIMITS[index])
 
 
-def test_the_same_questions_have_the_same_answers_in_any_order_and_company(teacher, tmp_path, weights):
+def test_the_same_questions_have_the_same_answers_in_any_order_and_company(teacher, tmp_path, weights, alike):
     with teacher.open(tmp_path, weights) as session:
         together = dict(session.generate(ASKS))
         backwards = dict(session.generate(ASKS[::-1]))
         alone = [dict(session.generate([ask]))[0] for ask in ASKS]
         nothing = list(session.generate([]))
-    assert [together[i] for i in range(4)] == [backwards[3 - i] for i in range(4)] == alone
-    assert together[0] == together[3]
+    in_order = [together[i] for i in range(4)]
+    assert alike(in_order, [backwards[3 - i] for i in range(4)])
+    assert alike(in_order, alone)
+    assert alike(in_order[:1], in_order[3:])
     assert nothing == []
 
 
-def test_a_longer_limit_only_goes_on(teacher, tmp_path, weights):
+def test_a_longer_limit_only_goes_on(teacher, tmp_path, weights, alike):
     """What ended serves any longer limit, and a cut answer is the beginning of the longer one: the store counts on it."""
     longer = [Ask(ask.row, ask.messages, 2 * ask.max_new_tokens) for ask in ASKS]
     with teacher.open(tmp_path, weights) as session:
         short, long = dict(session.generate(ASKS)), dict(session.generate(longer))
     for i in range(4):
         if short[i].ended:
-            assert long[i] == short[i]
+            assert alike([long[i]], [short[i]])
         else:
             assert long[i].num_new_tokens > short[i].num_new_tokens
             # A cut may fall inside a character, which then reads as U+FFFD.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,11 @@ import torch
 from kdbuild.errors import SourceError, SpecError, StageError
 from kdbuild.records import Message
 from kdbuild.teachers import Ask
-from kdbuild.teachers._generate import Engine, _draw, _Row, blocks
+from kdbuild.teachers._generate import Engine, blocks
+from kdbuild.teachers._next_token import _draw
 from kdbuild.teachers.fake import Fake
 from kdbuild.teachers.transformers import Transformers
 from kdbuild.training.models import load_causal_lm, load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def network():
-    return Fake().load(Path(), None)
 
 
 def asks_of(count: int, limit: int, **more) -> list[Ask]:
@@ -50,10 +47,10 @@ def test_greedy_answers_are_those_of_generate(network):
     assert {answer.ended for answer in found} == {True, False}
 
 
-def test_a_drawn_answer_depends_on_its_own_seed_alone(network):
+def test_a_drawn_answer_depends_on_its_own_seed_alone(network, alike):
     asks = asks_of(20, 15, temperature=0.9, top_p=0.9)
     together = answers(network, asks, batch_tokens=10_000)
-    assert together == answers(network, asks[::-1], batch_tokens=1)[::-1]
+    assert alike(together, answers(network, asks[::-1], batch_tokens=1)[::-1])
     assert len({answer.text for answer in together}) == 20
     again = answers(network, [Ask("other-row", asks[0].messages, 15, temperature=0.9, top_p=0.9)])
     assert again[0].text != together[0].text
@@ -73,13 +70,13 @@ def test_tokens_are_drawn_from_the_tempered_distribution_within_top_p():
 
 
 def test_blocks_are_formed_again_by_a_restart():
-    rows = [_Row(i, ask, [0] * (i % 50 + 1)) for i, ask in enumerate(asks_of(20_000, 20))]
-    formed = [[row.index for row in block] for block in blocks(rows)]
+    rows = list(enumerate(asks_of(20_000, 20)))
+    formed = [[index for index, _ in block] for block in blocks(rows)]
     assert sorted(index for block in formed for index in block) == list(range(20_000))
     assert 5 <= len(formed) <= 60
     # Killed in the middle of a block, it goes on with what is left of it and with the others as they were.
     done = {index for block in formed[:3] for index in block} | set(formed[3][:7])
-    again = [[row.index for row in block] for block in blocks([row for row in rows if row.index not in done][::-1])]
+    again = [[index for index, _ in block] for block in blocks([row for row in rows if row[0] not in done][::-1])]
     assert again == [formed[3][7:], *formed[4:]]
     assert list(blocks([])) == []
 
@@ -87,13 +84,13 @@ def test_blocks_are_formed_again_by_a_restart():
 def test_the_batch_stays_within_its_budget_and_rows_join_as_others_leave(network):
     engine = Engine(*network, batch_tokens=1000)
     asks, sizes = asks_of(60, 30), []
-    forward = engine._forward
+    forward = engine._network.forward
 
     def watched(batch):
         sizes.append((len(batch.rows), batch.mask_BT.shape[1]))
         return forward(batch)
 
-    engine._forward = watched
+    engine._network.forward = watched
     assert sorted(index for index, _ in engine.generate(asks)) == list(range(60))
     assert max(rows * width for rows, width in sizes) <= 1000
     used = sum(answer.num_new_tokens for answer in answers(network, asks))
@@ -117,8 +114,9 @@ def test_what_cannot_be_asked_fails_with_a_reason(network):
     model, tokenizer = network
     long = Ask("long", (Message("user", "x" * 5000),), 10)
     assert "more than the model's 4096 positions" in answers(network, [long])[0].failed
-    refusing = "{{ raise_exception('no system turns here') }}"
-    assert "no system turns here" in answers((model, tokenizer), asks_of(1, 5), chat_template=refusing)[0].failed
+    refusing = copy.deepcopy(tokenizer)
+    refusing.chat_template = "{{ raise_exception('no system turns here') }}"
+    assert "no system turns here" in answers((model, refusing), asks_of(1, 5))[0].failed
 
 
 def test_the_teacher_answers_from_its_folder(tmp_path, weights):
