@@ -245,15 +245,16 @@ def _sort_key(row: Any) -> tuple[str, str, int]:
     return (row.id, getattr(row, "key", ""), getattr(row, "max_new_tokens", 0))
 
 
-def _shards(rows: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+def shards(rows: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the name of each shard of a data set (a Parquet file) and the rows in it."""
     if len(rows) < 10_000:
         yield "part-0.parquet", rows
         return
     digits = 1 if len(rows) < 1_000_000 else 2
-    shards: dict[str, list[Any]] = {f"{i:0{digits}x}": [] for i in range(16**digits)}
+    found: dict[str, list[Any]] = {f"{i:0{digits}x}": [] for i in range(16**digits)}
     for row in rows:
-        shards[hashlib.sha256(row.id.encode()).hexdigest()[:digits]].append(row)
-    for name, members in shards.items():
+        found[hashlib.sha256(row.id.encode()).hexdigest()[:digits]].append(row)
+    for name, members in found.items():
         yield f"part-{name}.parquet", members
 
 
@@ -268,7 +269,7 @@ def write_dataset(folder: Path, record: type, rows: Iterable[Any], *, manifest: 
     ordered = sorted(rows, key=_sort_key)
     schema = _schema(record)
     names = [f.name for f in fields(record)]
-    for name, members in _shards(ordered):
+    for name, members in shards(ordered):
         columns = {n: _column(n, members) for n in names}
         table = pa.Table.from_pydict(columns, schema=schema)
         pq.write_table(table, folder / name, compression="zstd", compression_level=3, row_group_size=ROWS_PER_GROUP, store_schema=False)

@@ -32,11 +32,11 @@ def cross_entropy(student: Head, labels_T: torch.Tensor) -> torch.Tensor:
     def score(logits_CV: torch.Tensor, rows: slice) -> torch.Tensor:
         labels_C1 = labels_T[rows].unsqueeze(1)
         picked_C1 = logits_CV.gather(1, labels_C1)
-        log_sum_C1 = _softmax_(logits_CV)
+        log_sum_C1 = softmax_(logits_CV)
         logits_CV.scatter_add_(1, labels_C1, torch.full_like(picked_C1, -1.0))
         return (log_sum_C1 - picked_C1).sum()
 
-    return _run(student, score)
+    return run(student, score)
 
 
 def forward_kl(student: Head, teacher: Head, temperature: float) -> torch.Tensor:
@@ -54,26 +54,26 @@ def forward_kl(student: Head, teacher: Head, temperature: float) -> torch.Tensor
         torch.mm(hidden_CE, weight_VE.T, out=teacher_CV)
         total = logits_CV.new_zeros(())
         for student_BV, teacher_BV in zip(torch.split(logits_CV, BLOCK_ROWS), torch.split(teacher_CV, BLOCK_ROWS), strict=True):
-            total += _forward_kl_(student_BV, teacher_BV, scratch[: len(student_BV)], temperature)
+            total += forward_kl_(student_BV, teacher_BV, scratch[: len(student_BV)], temperature)
         return total
 
-    return _run(student, score)
+    return run(student, score)
 
 
-def _forward_kl_(student_BV: torch.Tensor, teacher_BV: torch.Tensor, scratch_BV: torch.Tensor, temperature: float) -> torch.Tensor:
+def forward_kl_(student_BV: torch.Tensor, teacher_BV: torch.Tensor, scratch_BV: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return the sum of the divergence; put its gradient in place of the student's logits. The teacher's are used up."""
     teacher_BV.div_(temperature)
     student_BV.div_(temperature)
     torch.sub(teacher_BV, student_BV, out=scratch_BV)
     # sum p (log p - log q) = sum p (t - s) - log Z_t + log Z_s: exactly 0 where t = s
-    log_sum_teacher_B1 = _softmax_(teacher_BV)
-    log_sum_student_B1 = _softmax_(student_BV)
+    log_sum_teacher_B1 = softmax_(teacher_BV)
+    log_sum_student_B1 = softmax_(student_BV)
     kl_B1 = scratch_BV.mul_(teacher_BV).sum(1, keepdim=True) - log_sum_teacher_B1 + log_sum_student_B1
     student_BV.sub_(teacher_BV).mul_(temperature)
     return kl_B1.sum() * temperature**2
 
 
-def _softmax_(logits_CV: torch.Tensor) -> torch.Tensor:
+def softmax_(logits_CV: torch.Tensor) -> torch.Tensor:
     """Turn logits into probabilities in place; return the logarithm of the sum of their exponentials (C1)."""
     largest_C1 = logits_CV.amax(1, keepdim=True)
     sum_C1 = logits_CV.sub_(largest_C1).exp_().sum(1, keepdim=True)
@@ -81,7 +81,7 @@ def _softmax_(logits_CV: torch.Tensor) -> torch.Tensor:
     return sum_C1.log_().add_(largest_C1)
 
 
-def _run(student: Head, score: Score) -> torch.Tensor:
+def run(student: Head, score: Score) -> torch.Tensor:
     total: torch.Tensor = _HeadAndLoss.apply(student.hidden_TD, student.weight_VD, score)  # type: ignore[no-untyped-call]
     return total
 

@@ -239,7 +239,19 @@ def payload_of(arrays: Mapping[str, Array]) -> bytes:
 
 def tokens_digest(payload: bytes) -> str:
     """Return the digest of the token ids of the answer that a payload is about (the first 16 hex digits)."""
-    return digest_of_tokens(decode(payload).token_ids_T.tolist())
+    return digest_of_tokens(token_ids(payload).tolist())
+
+
+def token_ids(payload: bytes) -> Array:
+    """Return the token ids (int32) of the answer that a payload is about.
+
+    Raises:
+        RowError: it is no payload, or is torn.
+    """
+    if payload[:1] != _PACKED or len(payload) < _HEADER.size:
+        return decode(payload).token_ids_T
+    _, _, _, length, num_words, _ = _HEADER.unpack_from(payload)
+    return _Reader(payload, _HEADER.size).take(length, _token_type(num_words)).astype(np.int32)
 
 
 def digest_of_tokens(token_ids: list[int]) -> str:
