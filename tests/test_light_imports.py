@@ -96,7 +96,7 @@ STRINGS = ("spec.sources", "spec.layout", "spec.names")
 
 LAYERS = (
     ("errors", "canonical", "inside", *STRINGS),
-    ("kinds", "records"),
+    ("kinds", "records", "sandbox"),
     ("families",),
     ("spec",),
     ("compile",),
