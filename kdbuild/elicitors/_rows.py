@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from kdbuild.elicitors import Rejected, Scene
+from kdbuild.elicitors import Answered, Rejected, Scene
 from kdbuild.records import Message, Row
 
 _OF_THE_ROW_ITSELF = ("id", "parents", "roots", "held_out")
@@ -62,3 +62,9 @@ def require_drawn(field: str, count: int, temperature: float) -> None:
 def meta_with(row: Row, more: Mapping[str, object]) -> dict[str, str]:
     """Return a row's meta with further facts, as text."""
     return {**row.meta, **{name: str(value) for name, value in more.items()}}
+
+
+def candidate(answered: Answered, source: str) -> dict[str, Any]:
+    """Return an answer as a candidate: its text, who gave it, its log-probability (nats, or None), whether it ended by itself."""
+    answer = answered.answer
+    return {"text": answer.text, "source": source, "logprob": answer.logprob, "ended": answer.ended}
