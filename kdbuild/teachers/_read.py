@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel
 
+from kdbuild.errors import RowError
 from kdbuild.teachers import Answer
 from kdbuild.teachers import Reading as Wanted
 from kdbuild.teachers._batch import MOST_NUMBERS, Network, Prefix, cut, num_words
@@ -24,14 +26,17 @@ def read(network: Network, rows: Sequence[Reading], batch_tokens: int) -> Iterat
         prefix = network.prefix([row.prompt[: row.trained[0]] for row in alike])
         for group in cut(alike, lambda row: max(len(row.prompt) / batch_tokens, _num_numbers(row, network.model) / MOST_NUMBERS)):
             give = _hidden if wanted.form == "hidden" else _distributions
-            for row, payload in zip(group, give(network, group, prefix, wanted), strict=True):
-                yield row.index, _answer(row, payload)
+            for row, encode in zip(group, give(network, group, prefix, wanted), strict=True):
+                yield row.index, _answer(row, encode)
 
 
-def _answer(row: Reading, payload: bytes | None) -> Answer:
-    if payload is None:
+def _answer(row: Reading, encode: Callable[[], bytes] | None) -> Answer:
+    if encode is None:
         return failure("the model's logits are not numbers", len(row.prompt))
-    return Answer("", True, len(row.prompt), 0, payload=payload)
+    try:
+        return Answer("", True, len(row.prompt), 0, payload=encode())
+    except RowError as error:
+        return failure(error.message, len(row.prompt))
 
 
 def _num_numbers(row: Reading, model: PreTrainedModel) -> int:
@@ -43,19 +48,19 @@ def _num_numbers(row: Reading, model: PreTrainedModel) -> int:
     return int(length * (config.hidden_size + maps) * (config.num_hidden_layers + 1))
 
 
-def _distributions(network: Network, rows: list[Reading], prefix: Prefix, wanted: Wanted) -> Iterator[bytes | None]:
-    """Yield each row's next-token distributions; None where they are not numbers."""
+def _distributions(network: Network, rows: list[Reading], prefix: Prefix, wanted: Wanted) -> Iterator[Callable[[], bytes] | None]:
+    """Yield what encodes each row's next-token distributions; None where they are not numbers."""
     from kdbuild.teachers import _features
 
     logits_BWV = network.forward(network.start(rows, prefix), num_last=max(row.span for row in rows)).logits
     for row, logits_WV in zip(rows, logits_BWV, strict=True):
         logits_TV = logits_WV[_columns(row)].float()
         finite = bool(torch.isfinite(logits_TV).all())
-        yield _features.encode_distributions(logits_TV, _tokens(row), wanted, row.ask.seed) if finite else None
+        yield partial(_features.encode_distributions, logits_TV, _tokens(row), wanted, row.ask.seed) if finite else None
 
 
-def _hidden(network: Network, rows: list[Reading], prefix: Prefix, wanted: Wanted) -> Iterator[bytes | None]:
-    """Yield each row's hidden states and attention maps; None where they are not numbers."""
+def _hidden(network: Network, rows: list[Reading], prefix: Prefix, wanted: Wanted) -> Iterator[Callable[[], bytes] | None]:
+    """Yield what encodes each row's hidden states and attention maps; None where they are not numbers."""
     from kdbuild.teachers import _features
 
     with _maps_shown(network.model, wanted.attention):
@@ -69,7 +74,7 @@ def _hidden(network: Network, rows: list[Reading], prefix: Prefix, wanted: Wante
             layers = {layer: layer if layer < 0 else layer - 1 for layer in wanted.layers if layer % len(out.hidden_states)}
             maps = {layer: out.attentions[n][i][:, at_T][:, :, at_T] for layer, n in layers.items()}
         finite = all(bool(torch.isfinite(state_TH).all()) for state_TH in hidden.values())
-        yield _features.encode_hidden(hidden, maps, _tokens(row)) if finite else None
+        yield partial(_features.encode_hidden, hidden, maps, _tokens(row)) if finite else None
 
 
 def _columns(row: Reading) -> torch.Tensor:

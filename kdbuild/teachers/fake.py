@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from kdbuild import canonical
 from kdbuild.kinds import Knob
-from kdbuild.teachers import Answer, Ask, Session, Signal, Teacher, row_key
+from kdbuild.teachers import Answer, Ask, Session, Signal, Teacher, _invented, row_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_WORDS = (
-    *("the", "a", "one", "this", "each", "small", "large", "first", "last", "good", "plain", "open", "warm", "early", "river", "stone"),
-    *("garden", "letter", "morning", "winter", "market", "table", "teacher", "student", "question", "answer", "number", "reason"),
-    *("story", "window", "paper", "bread", "music", "road", "is", "has", "gives", "takes", "keeps", "finds", "makes", "shows", "opens"),
-    *("needs", "and", "or", "but", "then", "because", "before", "after", "with", "from", "into", "over", "under", "near", "slowly"),
-    *("often", "always", "never", "perhaps", "today"),
-)
-_FEWEST, _MOST = 3, 40
+    from kdbuild.teachers._generate import Engine
 
 
 class Fake(Teacher):
     """Answers with words chosen by the digest of the question, and has a tiny random network for signals.
 
-    A token of its text is a word; the end of the answer counts as one. Its text does not depend on its revision.
+    A token of its text is a word; the end of the answer counts as one. Its text does not depend on its revision. Where a schema is asked
+    for, its text is a value of it; how likely given answers are, it makes up as well. Readings are those of its network.
     """
 
     kind: Literal["fake"] = "fake"
@@ -78,30 +74,74 @@ class _Session(Session):
     root: Path
 
     def generate(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
+        """Yield (index, answer) in order; readings go through the network together."""
         identity = self.teacher.answer_identity(self.root)
-        for index, ask in enumerate(asks):
-            if self.teacher.calls_log is not None:
-                _append(self.root / self.teacher.calls_log, f"{ask.row}\t{row_key(identity, ask)}\n")
-            if self.teacher.latency_s:
-                time.sleep(self.teacher.latency_s)
-            yield index, self._answer(ask)
+        index = 0
+        while index < len(asks):
+            reading = []
+            while index < len(asks):
+                self._pretend(identity, asks[index])
+                failed = self._failure(asks[index])
+                if failed is not None or asks[index].reading is None:
+                    yield index, failed or self._answer(asks[index])
+                else:
+                    reading.append(index)
+                index += 1
+            yield from self._read(asks, reading)
+
+    def _pretend(self, identity: dict[str, Any], ask: Ask) -> None:
+        if self.teacher.calls_log is not None:
+            _append(self.root / self.teacher.calls_log, f"{ask.row}\t{row_key(identity, ask)}\n")
+        if self.teacher.latency_s:
+            time.sleep(self.teacher.latency_s)
+
+    def _read(self, asks: Sequence[Ask], indices: list[int]) -> Iterator[tuple[int, Answer]]:
+        if indices:
+            for number, answer in self._engine.generate([asks[index] for index in indices]):
+                yield indices[number], answer
+
+    @cached_property
+    def _engine(self) -> Engine:
+        from kdbuild.teachers._generate import Engine
+
+        return Engine(*self.teacher.load(self.root, None))
+
+    def _failure(self, ask: Ask) -> Answer | None:
+        if canonical.fraction("fake-fails", _question(ask)) >= self.teacher.fail_frac:
+            return None
+        return Answer("", False, _num_words(ask), 0, failed="the fake teacher fails here, as it was told to")
 
     def _answer(self, ask: Ask) -> Answer:
-        question = canonical.digest([[[m.role, m.content] for m in ask.messages], ask.sample, ask.seed])
-        num_prompt_tokens = sum(len(m.content.split()) for m in ask.messages)
-        if canonical.fraction("fake-fails", question) < self.teacher.fail_frac:
-            return Answer("", False, num_prompt_tokens, 0, failed="the fake teacher fails here, as it was told to")
-        words = _text(question).split() if self.teacher.answer is None else self.teacher.answer.split()
-        if len(words) < ask.max_new_tokens:
-            text = " ".join(words) if self.teacher.answer is None else self.teacher.answer
-            return Answer(text, True, num_prompt_tokens, len(words) + 1)
-        return Answer(" ".join(words[: ask.max_new_tokens]), False, num_prompt_tokens, ask.max_new_tokens)
+        question = _question(ask)
+        if ask.choices:
+            return Answer("", True, _num_words(ask), 0, logprobs=_invented.choice_logprobs(question, ask.choices))
+        try:
+            text = self._text(ask, question)
+        except ValueError as error:
+            return Answer("", False, _num_words(ask), 0, failed=f"the schema cannot be followed: {error}")
+        words, limit = text.split(), ask.max_new_tokens
+        if len(words) < limit:
+            return Answer(text, True, _num_words(ask), len(words) + 1, logprob=_invented.logprob(question, len(words) + 1))
+        return Answer(" ".join(words[:limit]), False, _num_words(ask), limit, logprob=_invented.logprob(question, limit))
+
+    def _text(self, ask: Ask, question: str) -> str:
+        if self.teacher.answer is not None:
+            text = self.teacher.answer
+        elif ask.schema is not None:
+            text = json.dumps(_invented.instance(json.loads(ask.schema), question), ensure_ascii=False)
+        else:
+            text = _invented.text(question)
+        ends = [text.find(stop) for stop in ask.stop]
+        return text[: min((end for end in ends if end >= 0), default=len(text))]
 
 
-def _text(question: str) -> str:
-    count = _FEWEST + canonical.seed_of("count", question) % (_MOST - _FEWEST + 1)
-    words = [_WORDS[canonical.seed_of("word", question, i) % len(_WORDS)] for i in range(count)]
-    return " ".join(words).capitalize() + "."
+def _question(ask: Ask) -> str:
+    material: list[Any] = [[[m.role, m.content] for m in ask.messages], ask.sample, ask.seed]
+    return canonical.digest(material if ask.schema is None else [*material, ask.schema])
+
+
+def _num_words(ask: Ask) -> int:
+    return sum(len(m.content.split()) for m in ask.messages)
 
 
 def _append(path: Path, line: str) -> None:
