@@ -91,6 +91,16 @@ class Objective(Kind):
     """Where the teacher's signals come from: `online`, while the student trains, or `stored` by a `logits` or `hidden` operator of a phase
     so far; absent: stored if there is one."""
 
+    @property
+    def is_online(self) -> bool:
+        """Whether it asks a teacher while the student trains."""
+        return bool(self.needs) and self.signal != "stored"
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it reads what a teacher said before."""
+        return bool(self.needs) and self.signal == "stored"
+
     def refuses(self, reading: Reading) -> str | None:
         """Return why stored signals of this reading are not what it matches; None where they are."""
         return f"objective `{self.kind}` reads no stored signals"

@@ -17,15 +17,17 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from kdbuild.errors import StageError
-from kdbuild.objectives import Head
+from kdbuild.objectives import Head, Stored
 from kdbuild.records import Row
 from kdbuild.spec.model import Train
+from kdbuild.teachers import _vocabulary
 from kdbuild.training.batches import Example, Pack, optimiser_steps, pack, split
 from kdbuild.training.checkpoint import Checkpoints
 from kdbuild.training.engine import Engine
 from kdbuild.training.models import load_causal_lm, load_tokenizer, save_causal_lm
 from kdbuild.training.networks import Learner, Network
 from kdbuild.training.place import Place, placed
+from kdbuild.training.stored import StoredSignals
 from kdbuild.training.task import Task
 from kdbuild.training.tokens import encode
 
@@ -68,6 +70,7 @@ def _train(task: Task, place: Place) -> Trained:
     network = Network(student, "the student")
     network.check_head()
     teachers = _teachers(task, network, tokenizer, place)
+    stored = _stored(task, examples, tokenizer, len(network.weight_VD))
     networks = [network, *teachers.values()]
     for net in networks:
         net.check_length(max(map(len, examples)))
@@ -78,7 +81,7 @@ def _train(task: Task, place: Place) -> Trained:
     num_done, curve = checkpoints.find(learner)
     engine = Engine(learner, task.train, task.runtime.train, place)
     if num_done:
-        _make_empty_step(engine, teachers, place)
+        _make_empty_step(engine, teachers, stored, place)
         checkpoints.restore(engine, num_done)
 
     names = term_names(task)
@@ -95,7 +98,7 @@ def _train(task: Task, place: Place) -> Trained:
         means_K = torch.zeros_like(weights_K)
         for i, members in enumerate(passes):
             packed = pack(members).to(place.device)
-            terms_K = engine.deepspeed(packed, _teacher_heads(teachers, packed)) / num_tokens
+            terms_K = engine.deepspeed(packed, _teacher_heads(teachers, packed), _said(stored, members, place)) / num_tokens
             engine.backward(terms_K @ weights_K, is_last=i == len(passes) - 1)
             means_K += terms_K.detach()
         dist.all_reduce(means_K)
@@ -159,7 +162,7 @@ def _student(task: Task) -> torch.nn.Module:
 def _teachers(task: Task, student: Network, tokenizer: PreTrainedTokenizerBase, place: Place) -> dict[str, Network]:
     """Return the networks of the teachers that an objective needs, by the name it uses."""
     networks = {}
-    for key in sorted({objective.teacher or "" for objective in task.objectives if objective.needs}):
+    for key in sorted({objective.teacher or "" for objective in task.objectives if objective.is_online}):
         use = task.teachers[key]
         model, its_tokenizer = use.teacher.load(task.root, use.weights)
         network = Network(model.to(place.device).eval().requires_grad_(False), f"teacher `{use.name}`")
@@ -180,10 +183,23 @@ def _teacher_heads(teachers: Mapping[str, Network], packed: Pack) -> dict[str, H
     return {key: Head(network.hidden_TD(packed), network.weight_VD) for key, network in teachers.items()}
 
 
-def _make_empty_step(engine: Engine, teachers: Mapping[str, Network], place: Place) -> None:
+def _stored(task: Task, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, num_logits: int) -> dict[int, StoredSignals]:
+    """Return the stored signals of each objective that reads some, by its number."""
+    return {
+        number: StoredSignals(task.features, objective, _vocabulary.of_tokenizer(tokenizer), examples, task.expected, num_logits)
+        for number, objective in enumerate(task.objectives)
+        if objective.is_stored
+    }
+
+
+def _said(stored: Mapping[int, StoredSignals], members: Sequence[Example], place: Place) -> dict[int, Stored]:
+    return {number: signals.of(members, place.device) for number, signals in stored.items()}
+
+
+def _make_empty_step(engine: Engine, teachers: Mapping[str, Network], stored: Mapping[int, StoredSignals], place: Place) -> None:
     """Make AdamW's moments exist, without moving a weight."""
     packed = pack([]).to(place.device)
-    engine.backward(engine.deepspeed(packed, _teacher_heads(teachers, packed)).sum(), is_last=True)
+    engine.backward(engine.deepspeed(packed, _teacher_heads(teachers, packed), _said(stored, [], place)).sum(), is_last=True)
     engine.step(0.0)
 
 

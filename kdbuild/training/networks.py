@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kdbuild.errors import StageError
-from kdbuild.objectives import Head, Objective, Signals
+from kdbuild.objectives import Head, Objective, Signals, Stored
 from kdbuild.training.batches import Pack
 
 PROBE_TOKENS = 8
@@ -120,9 +120,15 @@ class Learner(torch.nn.Module):
         self.terms = Terms(network.weight_VD, objectives)
         self._network = [network]  # in a list: its core is not a second child
 
-    def forward(self, pack: Pack, teachers: Mapping[str, Head]) -> torch.Tensor:
-        """Return the sum of each term over the pack (K), in nats. `teachers` holds a head for each name an objective asks for."""
-        totals_K: torch.Tensor = self.terms(self._network[0].hidden_TD(pack), pack.labels_T, teachers)
+    def forward(self, pack: Pack, teachers: Mapping[str, Head], stored: Mapping[int, Stored]) -> torch.Tensor:
+        """Return the sum of each term over the pack (K), in nats.
+
+        Args:
+            pack: the tokens.
+            teachers: a head for each name an objective asks for.
+            stored: the signals of the pack for each objective (by its number) that reads stored ones.
+        """
+        totals_K: torch.Tensor = self.terms(self._network[0].hidden_TD(pack), pack.labels_T, teachers, stored)
         return totals_K
 
 
@@ -137,16 +143,18 @@ class Terms(torch.nn.Module):
         self.weight_VD = weight_VD
         self._objectives = tuple(objectives)
 
-    def forward(self, hidden_TD: torch.Tensor, labels_T: torch.Tensor, teachers: Mapping[str, Head]) -> torch.Tensor:
+    def forward(
+        self, hidden_TD: torch.Tensor, labels_T: torch.Tensor, teachers: Mapping[str, Head], stored: Mapping[int, Stored]
+    ) -> torch.Tensor:
         """Return the sum of each term (K).
 
         Raises:
             StageError: an objective summed over something else than it declares.
         """
         totals = []
-        for objective in self._objectives:
-            teacher = teachers.get(objective.teacher or "") if objective.needs else None
-            term = objective.term(Signals(Head(hidden_TD, self.weight_VD), labels_T, teacher))
+        for number, objective in enumerate(self._objectives):
+            teacher = teachers.get(objective.teacher or "") if objective.is_online else None
+            term = objective.term(Signals(Head(hidden_TD, self.weight_VD), labels_T, teacher, stored.get(number)))
             if term.count != len(labels_T):
                 raise StageError(f"objective `{objective.kind}` counted {term.count} things where {len(labels_T)} tokens are trained")
             totals.append(term.total.float())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class Task:
     """Folder that outlives the stage."""
     key: str
     """What a checkpoint must belong to."""
+    features: tuple[Path, ...] = ()
+    """Data sets of stored signals, where objectives with `signal: stored` find those of the rows."""
+    expected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Teachers by their names in params.yaml to what identifies their answers now: signals of another revision are refused."""
 
     def write(self, folder: Path) -> None:
         """Write the task into `folder`, for the processes of a launcher."""
@@ -71,6 +75,8 @@ class Task:
             "adapter_out": None if self.adapter_out is None else str(self.adapter_out),
             "checkpoints": str(self.checkpoints),
             "key": self.key,
+            "features": [str(folder) for folder in self.features],
+            "expected": self.expected,
         }
         (folder / JOB).write_text(canonical.pretty(value), encoding="utf-8")
 
@@ -95,6 +101,8 @@ class Task:
             adapter_out=None if value["adapter_out"] is None else Path(value["adapter_out"]),
             checkpoints=Path(value["checkpoints"]),
             key=value["key"],
+            features=tuple(map(Path, value["features"])),
+            expected=value["expected"],
         )
 
 
