@@ -156,8 +156,7 @@ HOSTILE: dict[str, tuple[str, set[str]]] = {
     "the other interface of the kernel": (RAW + "print(raw(0x40000000 + 41, 2, 1, 0))", {sandbox.SYSTEM}),
     # --- not ending
     "deaf to signals": (
-        "import signal\nfor s in ('SIGTERM', 'SIGALRM', 'SIGINT', 'SIGHUP', 'SIGXCPU'):\n    signal.signal(getattr(signal, s), signal.SIG_IGN)"
-        "\nwhile True: pass",
+        "from signal import *\nfor s in (SIGTERM, SIGALRM, SIGINT, SIGHUP, SIGXCPU): signal(s, SIG_IGN)\nwhile True: pass",
         {sandbox.TIME},
     ),
     "catches everything": ("while True:\n    try:\n        while True: pass\n    except BaseException: pass", {sandbox.TIME}),

@@ -267,4 +267,5 @@ def run(jobs: Sequence[Job], limits: Limits) -> list[Outcome]:
 
 
 def _needs_packages(job: Job) -> bool:
-    return isinstance(job, Call) and job.code is None
+    """A tool may import what is installed; a program has Python alone, so that its result is the same on every machine."""
+    return isinstance(job, Call)

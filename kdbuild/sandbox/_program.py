@@ -71,7 +71,8 @@ def _execute(job: dict[str, Any]) -> str | None:
     for name in job["results"]:
         if name in module.__dict__:
             found = module.__dict__[name]
-            return str(found() if callable(found) else found)
+            found = found() if callable(found) else found
+            return None if found is None else str(found)
     return None
 
 
