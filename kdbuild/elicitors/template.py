@@ -20,6 +20,7 @@ from kdbuild.teachers import Signal
 _FIELDS = ("gold", "label", "rationale", "program", "feedback")
 """Fields of a row that an extracted text may become; under any other name it goes to `meta`."""
 _ROLES: tuple[Literal["system", "prompt", "answer"], ...] = ("system", "prompt", "answer")
+_GOLD = "{{ gold }}"
 Source = Literal["prompt", "answer", "context", "rationale", "program", "gold", "feedback"]
 
 
@@ -45,13 +46,14 @@ class Template(Elicitor):
 
     Templates use what the row has (`prompt`, `answer`, `messages`, `context`, `gold`, `label`, `rationale`, `program`, `candidates`,
     `feedback`, `tool`, `media`, `meta`, `trajectory`, `id`), the names of `extract`, and `item` and `index` where there is one row an item.
+    Without any template the right answer (`gold`) becomes the turn that the student learns.
     Several forms are drawn from, as FLAN does, or all written: a form for each role splits a row by roles.
     A row with a new prompt, or of several, is a child; one that only gets an answer stays that row.
     """
 
     kind: Literal["template"] = "template"
     source: ClassVar[str | None] = (
-        "Wei et al. 2022, FLAN (2109.01652), section 2.1: templates drawn for each row; Cheng et al. 2024, AdaptLLM (2309.09530), section 3: "
+        "Wei et al. 2022, FLAN (2109.01652), section 2.1: a template drawn for each row; Cheng et al. 2024 (2309.09530), section 3: "
         "patterns mined from text; Shen et al. 2024 (2401.07324): rows split by roles"
     )
     block: ClassVar[str | None] = "gen.template"
@@ -64,13 +66,13 @@ class Template(Elicitor):
     """The user's turn of the only form."""
     answer: str | None = Field(None, min_length=1)
     """The turn that the student learns, of the only form."""
-    forms: list[Form] = Field(default_factory=list, examples=[[{"prompt": "{{ prompt }}", "answer": "{{ gold }}"}]])
+    forms: list[Form] = Field(default_factory=list)
     """Several forms, instead of `system`, `prompt` and `answer`."""
     pick: Literal["one", "all"] = "one"
     """Whether a row is written in one form, drawn by its id, or in each."""
     extract: dict[str, str] = Field(default_factory=dict)
-    """Regular expressions by name: what the first group (or all) of the first match holds is that name in the templates, and the row's field
-    (`gold`, `label`, `rationale`, `program`, `feedback`) or a field of its meta. Named groups are names as well."""
+    """Regular expressions by name: the first group (or all) of the first match is that name in the templates, and the row's field (`gold`,
+    `label`, `rationale`, `program`, `feedback`) or a field of its meta. Named groups are names as well."""
     search: Source = "prompt"
     """The text of the row that is searched; of `context`, all passages."""
     each: Literal["row", "match", "context", "candidates", "trajectory"] = "row"
@@ -78,9 +80,8 @@ class Template(Elicitor):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        alone = Form(system=self.system, prompt=self.prompt, answer=self.answer).texts()
-        if bool(alone) == bool(self.forms) and not (self.extract and not alone):
-            raise PydanticCustomError("template_forms", "write `prompt` and `answer`, or `forms`: one of the two, and at least one text")
+        if self._alone.texts() and self.forms:
+            raise PydanticCustomError("template_forms", "`system`, `prompt` and `answer` are the only form; with `forms`, put them there")
         if any(not form.texts() for form in self.forms):
             raise PydanticCustomError("template_empty", "a form without `system`, `prompt` and `answer` writes nothing")
         if self.each == "match" and len(self.extract) != 1:
@@ -104,8 +105,13 @@ class Template(Elicitor):
         return frozenset()
 
     @property
+    def _alone(self) -> Form:
+        return Form(system=self.system, prompt=self.prompt, answer=self.answer)
+
+    @property
     def _forms(self) -> list[Form]:
-        return self.forms or [Form(system=self.system, prompt=self.prompt, answer=self.answer)]
+        nothing = not self._alone.texts() and not self.extract
+        return self.forms or [Form(answer=_GOLD) if nothing else self._alone]
 
     @property
     def writes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import pytest
@@ -43,6 +42,11 @@ def test_prompt_and_answer_are_written_from_the_row(drive):
 def test_a_row_that_only_gets_an_answer_stays_that_row(drive):
     made = only(drive, Template(answer="{{ gold }}"))
     assert (made.id, made.prompt, made.answer) == ("r", ROW.messages, "yes")
+
+
+def test_without_a_template_the_right_answer_is_learned(drive):
+    assert only(drive, Template()).answer == "yes"
+    assert Template().writes == ("answer",)
 
 
 def test_a_prompt_alone_has_no_answer(drive):
@@ -134,17 +138,14 @@ def test_what_is_empty_is_rejected_and_what_is_not_there_an_error(drive):
 def test_a_catastrophic_pattern_ends_with_a_sentence(drive, monkeypatch):
     monkeypatch.setattr(_patterns, "LONGEST_SEARCH_S", 0.2)
     slow = Row("s", (Message("user", "a" * 40 + "!"),))
-    began = time.monotonic()
     with pytest.raises(SpecError, match=r"takes longer than 0\.2 s"):
         drive(Template(answer="x", extract={"label": r"^(a|aa|a?)+(b|\1c)$"}), [slow], None)
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({}, "at least one text"),
-        ({"answer": "x", "forms": [{"answer": "y"}]}, "one of the two"),
+        ({"answer": "x", "forms": [{"answer": "y"}]}, "the only form"),
         ({"forms": [{"name": "a"}]}, "writes nothing"),
         ({"answer": "x", "extract": {"label": "("}}, "not a regular expression"),
         ({"answer": "x", "extract": {"prompt": "a"}}, "taken"),
