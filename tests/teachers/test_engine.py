@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import jsonschema
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from kdbuild import canonical
-from kdbuild.records import Message
-from kdbuild.teachers import Ask
+from kdbuild.records import Message, Row
+from kdbuild.teachers import Ask, Reading, _features
 from kdbuild.teachers._generate import Engine
+from kdbuild.training.tokens import encode
 
 SCHEMA = canonical.dumps(
     {
@@ -141,6 +143,81 @@ def test_choices_that_cannot_be_asked(network):
     empty, long = answers(network, [ask("a", choices=("x", "")), ask("b", choices=("x", "y" * 5000))])
     assert empty.failed == "a choice has no tokens"
     assert "more than the model's 4096 positions" in long.failed
+
+
+# --- readings --------------------------------------------------------------------------------------------------------------
+
+
+def reading_asks(form: str, **more) -> list[Ask]:
+    system = Message("system", "You are a careful teacher of small children.")
+    turns = [
+        (Message("user", "Hi"), Message("assistant", "Good day", train=True)),
+        (system, Message("user", "Name a tree, please."), Message("assistant", "An oak", train=True, ended=False)),
+        (Message("user", "1"), Message("assistant", "one", train=True), Message("user", "2"), Message("assistant", "two", train=True)),
+        (Message("user", "Hi"), Message("assistant", "Good day to you, " * 3, train=True)),
+    ]
+    return [Ask(f"row-{i}", messages, reading=Reading(form, **more)) for i, messages in enumerate(turns)]
+
+
+def trained_positions(tokenizer, ask):
+    encoded = encode(tokenizer, Row(ask.row, messages=ask.messages), 10_000)
+    return encoded.ids, [i for i, learned in enumerate(encoded.trained) if learned]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 150, 10_000])
+def test_a_reading_is_taken_where_training_predicts_each_token(network, batch_tokens):
+    model, tokenizer = network
+    asks = [*reading_asks("full"), *reading_asks("top-k", k=5)]
+    found = answers(network, asks, batch_tokens=batch_tokens)
+    for one, answer in zip(asks, found, strict=True):
+        ids, trained = trained_positions(tokenizer, one)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)[[i - 1 for i in trained]]
+        assert (answer.text, answer.ended, answer.num_new_tokens, answer.num_prompt_tokens) == ("", True, 0, len(ids))
+        said = _features.decode(answer.payload)
+        assert said.token_ids_T.tolist() == [ids[i] for i in trained]
+        if one.reading.form == "full":
+            assert torch.allclose(torch.tensor(said.logprobs_TK).float(), logprobs, atol=0.01)  # float16
+        else:
+            best = logprobs.topk(5, dim=-1).indices.sort(dim=-1).values
+            assert said.ids_TK.tolist() == best.tolist()
+
+
+def test_hidden_states_and_attention_maps_are_those_of_one_plain_pass(network):
+    model, tokenizer = network
+    asks = reading_asks("hidden", layers=(0, 2, -1), attention=True)
+    before = model.config._attn_implementation
+    found = answers(network, asks)
+    assert model.config._attn_implementation == before
+    plain = copy.deepcopy(model)
+    plain.set_attn_implementation("eager")
+    for one, answer in zip(asks, found, strict=True):
+        ids, trained = trained_positions(tokenizer, one)
+        at = [i - 1 for i in trained]
+        with torch.no_grad():
+            out = plain(torch.tensor([ids]), output_hidden_states=True, output_attentions=True)
+        said = _features.decode(answer.payload)
+        for layer in (0, 2, -1):
+            assert torch.allclose(torch.tensor(said.states[layer]).float(), out.hidden_states[layer][0, at], atol=0.01)
+        assert sorted(said.maps) == [-1, 2]
+        for layer, n in ((2, 1), (-1, -1)):
+            assert torch.allclose(torch.tensor(said.maps[layer]).float(), out.attentions[n][0][:, at][:, :, at], atol=0.002)
+
+
+def test_what_is_drawn_of_a_distribution_depends_on_the_row(network):
+    messages = reading_asks("full")[0].messages
+    first, again, other = answers(network, [Ask(row, messages, reading=Reading("sampled", k=8)) for row in ("a", "a", "b")])
+    assert first.payload == again.payload != other.payload
+
+
+def test_what_cannot_be_read_fails_with_a_reason(network):
+    nothing = Ask("r", (Message("user", "Hi"),), reading=Reading("full"))
+    deep = reading_asks("hidden", layers=(9,))[0]
+    odd = Ask("odd", (Message("user", "Hi", train=True),), reading=Reading("full"))
+    reasons = [answer.failed for answer in answers(network, [nothing, deep, odd])]
+    assert reasons[0] == "there is no token of a trained turn to read"
+    assert reasons[1] == "layers [9] are asked for, and the model has 4"
+    assert "only assistant turns can be trained" in reasons[2]
 
 
 # --- questions that come meanwhile ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,9 @@ from kdbuild import records
 from kdbuild.errors import ArtifactError, RowError, SpecError
 from kdbuild.records import Call, Message
 from kdbuild.rows.answers import encode
-from kdbuild.teachers import Answer, Ask
+from kdbuild.teachers import Answer, Ask, Reading, Signal, _feature_files, row_key
+from kdbuild.teachers._feature_files import Source, write_features
+from kdbuild.teachers.fake import Fake
 from kdbuild.teachers.replay import Replay
 
 
@@ -64,6 +67,12 @@ def test_a_question_without_an_answer_fails_and_names_the_row(tmp_path):
         '{"messages": [], "answer": null}',
         '{"messages": [], "answer": "x", "ended": "yes"}',
         '{"messages": [], "answer": "x", "sample": true}',
+        '{"messages": [], "choices": ["a", "b"], "logprobs": [-1]}',
+        '{"messages": [], "choices": ["a", "b"]}',
+        '{"messages": [], "choices": ["a", 2], "logprobs": [-1, -2]}',
+        '{"messages": [], "choices": ["a"], "logprobs": [0.5]}',
+        '{"messages": [], "choices": ["a"], "logprobs": [NaN]}',
+        '{"messages": [], "choices": "ab", "logprobs": [-1, -1]}',
     ],
 )
 def test_a_bad_line_is_named(tmp_path, bad):
@@ -126,3 +135,81 @@ def test_what_is_not_there_or_not_a_recording(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError):
         replayed(tmp_path, [], "empty")
+
+
+TURNS = (Message("user", "Hi"), Message("assistant", "Good day", train=True))
+SCHEMA = '{"type":"object","properties":{"word":{"type":"string","maxLength":8}},"required":["word"]}'
+EVERYTHING = [
+    ask("A?", 40, "r1"),
+    ask("A?", 40, "r1", sample=1),
+    Ask("r1", (Message("user", "B?"),), choices=("yes", "no")),
+    Ask("r1", (Message("user", "C?"),), 40, schema=SCHEMA),
+    Ask("r1", TURNS, reading=Reading("top-k", k=3)),
+    Ask("r1", TURNS, reading=Reading("hidden", layers=(-1,))),
+]
+
+
+def record(root, asks, *, named: bool):
+    """Record what the fake teacher answers, as a build does: `calls/`, and `features/` for readings."""
+    fake = Fake(num_layers=2, hidden_size=16)
+    identity = fake.answer_identity(root)
+    with fake.open(root, None) as session:
+        answers = [answer for _, answer in sorted(session.generate(asks), key=lambda one: one[0])]
+    (root / "calls").mkdir()
+    (root / "features").mkdir()
+    keyed = [(one, row_key(identity, one), answer) for one, answer in zip(asks, answers, strict=True)]
+    calls = [Call(one.row, key, one.max_new_tokens, encode(answer)) for one, key, answer in keyed if one.reading is None]
+    manifest = {"teachers": {"teacher": {"name": "fake", "identity": identity}}} if named else {}
+    records.write_dataset(root / "calls", Call, calls, manifest=manifest)
+    read = [_feature_files.feature(one, key, answer, encode(replace(answer, payload=b""))) for one, key, answer in keyed if one.reading]
+    write_features(root / "features", read, [], {"teacher": Source("fake", identity, None)})
+    return answers
+
+
+def test_a_recording_that_names_its_teacher_answers_every_question_by_content(tmp_path):
+    answers = record(tmp_path, EVERYTHING, named=True)
+    assert replayed(tmp_path, EVERYTHING, ["calls", "features"]) == answers
+    elsewhere = [replace(one, row="other") for one in EVERYTHING]
+    assert replayed(tmp_path, elsewhere, ["calls", "features"]) == answers
+    changed = [ask("A??", 40, "r1"), ask("A?", 40, "r1", sample=2), replace(EVERYTHING[2], choices=("no", "yes"))]
+    for answer in replayed(tmp_path, changed, ["calls", "features"]):
+        assert answer.failed.startswith("calls has no answer, features has no answer recorded for row `r1`")
+
+
+def test_a_recording_without_a_name_tells_the_operations_of_a_row_apart(tmp_path):
+    asks = [EVERYTHING[0], EVERYTHING[2], EVERYTHING[4], EVERYTHING[5]]
+    answers = record(tmp_path, asks, named=False)
+    assert replayed(tmp_path, asks[:2], "calls") == answers[:2]
+    assert replayed(tmp_path, asks[2:], ["calls", "features"]) == answers[2:]
+    (other,) = replayed(tmp_path, [replace(asks[1], choices=("one", "two", "three"))], "calls")
+    assert "calls has no answer recorded" in other.failed
+
+
+def test_given_answers_are_written_by_hand_as_well(tmp_path):
+    lines = line("A?", "one") + json.dumps(
+        {"messages": [{"role": "user", "content": "A?"}], "choices": ["yes", "no"], "logprobs": [-0.5, -1]}
+    )
+    (tmp_path / "r.jsonl").write_text(lines)
+    chosen = Ask("r", (Message("user", "A?"),), choices=("yes", "no"))
+    found = replayed(tmp_path, [chosen, ask("A?"), replace(chosen, choices=("no", "yes"))])
+    assert found[0] == Answer("", True, 1, 0, logprobs=(-0.5, -1.0))
+    assert found[1].text == "one"
+    assert "no answer recorded" in found[2].failed
+
+
+def test_stops_hold_for_recorded_lines(tmp_path):
+    (tmp_path / "r.jsonl").write_text(line("A?", "one two three. four"))
+    (found,) = replayed(tmp_path, [replace(ask("A?", 4), stop=(". ", "four"))])
+    assert found == Answer("one two three", True, 1, 4)
+
+
+def test_what_recordings_can_give():
+    assert Replay(path="r.jsonl").gives == {Signal.TEXT, Signal.CHOICES}
+    assert Replay(path=["r.jsonl", "features"]).gives == {Signal.TEXT, Signal.CHOICES, Signal.TOP_K, Signal.HIDDEN}
+
+
+def test_a_recording_with_an_answer_that_is_none_is_refused(tmp_path):
+    (tmp_path / "calls").mkdir()
+    records.write_dataset(tmp_path / "calls", Call, [Call("r", "a" * 64, 5, '{"said": 1}')])
+    with pytest.raises(ArtifactError, match="an answer that is none"):
+        replayed(tmp_path, [], "calls")
