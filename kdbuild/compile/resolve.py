@@ -144,7 +144,7 @@ class Resolver:
     def _train(self, name: str, phase: Phase) -> Stage:
         data, start = self._data(name), self._model(self._start(name))
         objectives = [self._named(name, objective) for objective in phase.objectives]
-        teachers = {o.teacher: self._teacher(o.teacher) for o in objectives if o.teacher and o.signal != "stored"}
+        teachers = {o.teacher: self._teacher(o.teacher) for o in objectives if o.teacher}
         section = sections.TrainSection(
             data=data,
             start=start,

@@ -9,10 +9,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Never
 
 from kdbuild import records
 from kdbuild.elicitors import Elicitor
+from kdbuild.elicitors._reading import ReadsAnswers
 from kdbuild.errors import StageError
 from kdbuild.records import Call, Row
 from kdbuild.rows import place
@@ -201,7 +203,35 @@ def _write(job: Job, section: ElicitSection, seeds: list[Row], rows: list[Row], 
     answers = {asked: used for part in talks for asked, used in part.answers.items()}
     calls = [Call(ask.row, *asked, encode(answer)) for asked, (ask, answer) in answers.items() if ask.operation is not Operation.READ]
     records.write_dataset(job.out(layout.out(job.spec, phase, "calls")), Call, calls)
+    if any(operator.makes_features for operator in section.operators):
+        _write_features(job, section, rows, talks)
     job.write_json(layout.facts(job.spec, phase, "elicit"), _facts(seeds, rows, talks))
+
+
+def _write_features(job: Job, section: ElicitSection, rows: list[Row], talks: list[Talks]) -> None:
+    """Write what was read of the rows that are left."""
+    from kdbuild.teachers import _feature_files, _vocabulary
+
+    kept = {row.id for row in rows}
+    reading = [part for part in talks if part.operator.makes_features]
+    found = [
+        _feature_files.feature(ask, key, answer, encode(replace(answer, payload=b"")))
+        for part in reading
+        for talk in part.talks
+        for (key, _), (ask, answer) in talk.used.items()
+        if answer.failed is None and ask.row in kept
+    ]
+    actors = {actor for part in reading for actor in part.operator.actors}
+    sources = {
+        actor: _feature_files.Source(
+            use.name, use.teacher.answer_identity(job.root), _vocabulary.of_teacher(job.teacher(use), job.root, job.weights(use.weights))
+        )
+        for actor, use in sorted(section.actors.items())
+        if actor in actors
+    }
+    folder = job.out(layout.out(job.spec, job.phase or "", "features"))
+    offers = [_feature_files.offer_of(part.operator) for part in reading if isinstance(part.operator, ReadsAnswers)]
+    _feature_files.write_features(folder, found, offers, sources)
 
 
 def _facts(seeds: list[Row], rows: list[Row], talks: list[Talks]) -> dict[str, object]:

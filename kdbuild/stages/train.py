@@ -32,7 +32,8 @@ def run(job: Job) -> None:
     sides = split_sides(row for path in section.data for row in records.read_dataset(job.input(path), Row))
     model_out = job.out(layout.out(job.spec, phase, "model"))
     adapter_out = job.out(layout.out(job.spec, phase, "adapter")) if section.adaptation else None
-    needed = {objective.teacher or "" for objective in section.objectives if objective.needs}
+    needed = {objective.teacher or "" for objective in section.objectives if objective.is_online}
+    stored = [use for key, use in section.teachers.items() if key not in needed]
     trained = train(
         Task(
             root=job.root,
@@ -50,7 +51,9 @@ def run(job: Job) -> None:
             model_out=model_out,
             adapter_out=adapter_out,
             checkpoints=job.scratch(f"train-{job.name}"),
-            key=job.input_digest(section.start, *section.data),
+            key=job.input_digest(section.start, *section.data, *section.features),
+            features=tuple(job.input(path) for path in section.features),
+            expected={use.name: job.teacher(use).answer_identity(job.root) for use in stored},
         )
     )
     for folder in filter(None, (model_out, adapter_out)):
