@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, Field
 
 from kdbuild import kinds
+from kdbuild.elicitors._structured import schema_of
 from kdbuild.records import Message
 from kdbuild.rows.answers import serves
-from kdbuild.teachers import Ask, Signal, Teacher, row_key
+from kdbuild.teachers import Ask, Reading, Signal, Teacher, _features, row_key
+
+
+class Tree(BaseModel):
+    name: str = Field(max_length=10)
+    height_m: int = Field(ge=1, le=120)
+    evergreen: Literal["yes", "no"]
+
 
 QUESTIONS = ["Name a tree.", "Name a much longer river, and say where it springs and where it ends.", "Why?", "Name a tree."]
 LIMITS = [8, 5, 12, 8]
 ASKS = [Ask(f"row-{i}", (Message("user", text),), limit) for i, (text, limit) in enumerate(zip(QUESTIONS, LIMITS, strict=True))]
 
 
+FORM = Ask("form", (Message("user", "Describe a tree."),), 300, schema=schema_of(Tree))
+CHOICE = Ask("choice", (Message("user", "Is an oak a tree?"),), choices=("yes", "no", "I do not know"))
+TURNS = (Message("user", "Name a tree."), Message("assistant", "An oak", train=True))
+READINGS = {
+    Signal.TOP_K: Reading("top-k", k=4),
+    Signal.LOGITS: Reading("full"),
+    Signal.HIDDEN: Reading("hidden", layers=(-1,)),
+}
+NEEDS = {
+    "fake": {},
+    "replay": {"path": "recorded.jsonl"},
+    "transformers": {"model": "path:model", "device": "cpu", "batch_tokens": 200},
+    "vllm": {"model": "path:model", "enforce_eager": True, "kv_cache_gb": 0.1},
+}
+"""What each kind needs to answer here; a kind that talks to a server is tested with its server."""
 # vLLM warns of its own parts as it is imported.
 _VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.filterwarnings("ignore")])
 
 
-@pytest.fixture(params=[_VLLM if kind == "vllm" else kind for kind in kinds.available("teachers")])
+def _lines() -> Iterator[dict[str, Any]]:
+    for question in sorted(set(QUESTIONS)):
+        yield {"messages": [{"role": "user", "content": question}], "answer": f"Word for word, {question.lower()}"}
+    for ask, said in ((FORM, {"answer": '{"name": "oak", "height_m": 30, "evergreen": "no"}'}), (CHOICE, {"logprobs": [-0.1, -3, -4.5]})):
+        yield {"messages": [{"role": m.role, "content": m.content} for m in ask.messages], "choices": list(ask.choices), **said}
+
+
+@pytest.fixture(params=[_VLLM if kind == "vllm" else kind for kind in kinds.available("teachers") if kind in NEEDS])
 def teacher(request: pytest.FixtureRequest, tmp_path: Path) -> Teacher:
-    lines = [{"messages": [{"role": "user", "content": q}], "answer": f"Word for word, {q.lower()}"} for q in sorted(set(QUESTIONS))]
-    (tmp_path / "recorded.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    needs = {
-        "replay": {"path": "recorded.jsonl"},
-        "transformers": {"model": "path:model", "device": "cpu", "batch_tokens": 200},
-        "vllm": {"model": "path:model", "enforce_eager": True, "kv_cache_gb": 0.1},
-    }
-    return kinds.parse("teachers", {"kind": request.param, **needs.get(request.param, {})})
+    (tmp_path / "recorded.jsonl").write_text("".join(json.dumps(line) + "\n" for line in _lines()))
+    return kinds.parse("teachers", {"kind": request.param, **NEEDS[request.param]})
 
 
 def test_each_question_is_answered_once_within_its_limit(teacher, tmp_path, weights):
@@ -69,6 +97,58 @@ def test_a_longer_limit_only_goes_on(teacher, tmp_path, weights, alike):
             assert long[i].num_new_tokens > short[i].num_new_tokens
             # A cut may fall inside a character, which then reads as U+FFFD.
             assert long[i].text.startswith(short[i].text.rstrip("\ufffd"))
+
+
+def test_a_schema_is_followed(teacher, tmp_path, weights):
+    with teacher.open(tmp_path, weights) as session:
+        ((_, answer),) = session.generate([FORM])
+    assert answer.ended
+    Tree.model_validate_json(answer.text)
+
+
+def test_given_answers_have_a_log_probability_each(teacher, tmp_path, weights, alike):
+    if Signal.CHOICES not in teacher.gives:
+        pytest.skip(f"`{teacher.kind}` gives no choices")
+    with teacher.open(tmp_path, weights) as session:
+        found = dict(session.generate([CHOICE, ASKS[0], CHOICE]))
+    assert (found[0].failed, found[0].text, found[0].ended, found[0].num_new_tokens) == (None, "", True, 0)
+    assert len(found[0].logprobs) == 3
+    assert all(logprob < 0 for logprob in found[0].logprobs)
+    assert alike([found[0]], [found[2]])
+
+
+def test_it_reads_what_it_says_it_can_and_no_other(teacher, tmp_path, weights):
+    asks = [Ask("read", TURNS, reading=reading) for reading in READINGS.values()]
+    with teacher.open(tmp_path, weights) as session:
+        found = dict(session.generate(asks))
+    for index, (signal, ask) in enumerate(zip(READINGS, asks, strict=True)):
+        assert ask.needs is signal
+        if signal in teacher.gives:
+            assert found[index].failed is None
+            assert len(_features.decode(found[index].payload).token_ids_T) > 2
+        else:
+            assert found[index].failed is not None
+
+
+def test_it_stops_where_it_is_told_to(teacher, tmp_path, weights):
+    with teacher.open(tmp_path, weights) as session:
+        ((_, whole),) = session.generate([ASKS[2]])
+        stop = whole.text[2:4]
+        ((_, stopped),) = session.generate([replace(ASKS[2], stop=(stop,))])
+    assert stopped.text == whole.text[: whole.text.index(stop)]
+    assert stopped.ended
+    assert 0 < stopped.num_new_tokens <= whole.num_new_tokens
+
+
+def test_questions_may_come_while_it_answers(teacher, tmp_path, weights, alike):
+    asks = list(ASKS[:1])
+    found = {}
+    with teacher.open(tmp_path, weights) as session:
+        for index, answer in session.generate(asks):
+            found[index] = answer
+            asks += ASKS[len(asks) : len(asks) + 2]
+        together = dict(session.generate(ASKS))
+    assert alike([found[i] for i in range(4)], [together[i] for i in range(4)])
 
 
 def test_knobs_and_the_licence_are_not_in_the_key(teacher, tmp_path):
