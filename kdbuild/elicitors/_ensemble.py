@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from kdbuild import canonical
-from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Result, Scene
+from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Result, Scene, _novelty
 from kdbuild.elicitors._words import words
 from kdbuild.errors import SpecError
 from kdbuild.records import Dropped, Row
@@ -184,20 +184,9 @@ def _content(row: Row) -> dict[str, object]:
 
 def _f1(one: Sequence[str], other: Sequence[str]) -> float:
     """Return ROUGE-L F1 (Lin 2004, equations 2 to 4, beta 1): twice the longest common subsequence over both lengths."""
-    return 2 * _lcs(one, other) / (len(one) + len(other)) if one and other else 0.0
-
-
-def _lcs(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence: a bit for each word of `one`, a step for each of `other` (Hyyrö 2004)."""
-    places: dict[str, int] = {}
-    for i, word in enumerate(one):
-        places[word] = places.get(word, 0) | 1 << i
-    every = (1 << len(one)) - 1
-    unmatched = every
-    for word in other:
-        both = unmatched & places.get(word, 0)
-        unmatched = ((unmatched + both) | (unmatched - both)) & every
-    return len(one) - unmatched.bit_count()
+    if not one or not other:
+        return 0.0
+    return 2 * _novelty._common(_novelty._places(one), len(one), other) / (len(one) + len(other))
 
 
 def _mean(values: Iterable[float]) -> float:

