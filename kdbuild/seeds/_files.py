@@ -26,15 +26,24 @@ def read_records(path: Path, name: str) -> Iterator[tuple[Place, Record]]:
         SourceError: the file is not there.
         RowError: the file is empty or of the wrong format, or a record is not an object; names the place.
     """
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "not there"
-        raise SourceError(f"seed file {name} is {what}", hint="correct `path:` (relative to the project's folder), or put the file there")
+    check_file(path, name)
     empty = True
     for place, record in READERS[path.suffix.lower()](path, name):
         empty = False
         yield place, record
     if empty:
         raise RowError(f"{name} holds no rows", hint="a seed file needs at least one row; leave `seeds:` out to have none")
+
+
+def check_file(path: Path, name: str) -> None:
+    """Refuse what is not a file.
+
+    Raises:
+        SourceError: it is a folder, or not there.
+    """
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "not there"
+        raise SourceError(f"seed file {name} is {what}", hint="correct `path:` (relative to the project's folder), or put the file there")
 
 
 def shorten(text: str, max_chars: int = 100) -> str:
