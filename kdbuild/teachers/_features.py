@@ -90,13 +90,12 @@ def encode_distributions(logits_TV: torch.Tensor, token_ids_T: torch.Tensor, rea
     answer_nats = float((total_T - logits_TV.gather(1, tokens_T.unsqueeze(1)).squeeze(1)).double().sum())
     tokens = _array(tokens_T, np.int32)
     num_words = logits_TV.shape[1]
-    k = min(reading.k, num_words)
     if reading.form == "full":
         logprobs_TV = (logits_TV - total_T.unsqueeze(1)).clamp_(min=_LEAST_NATS).half()
         return _tensors({"token_ids": tokens, "logprobs": _array(logprobs_TV), "answer_nats": np.array([answer_nats], np.float32)})
     if reading.form == "sampled":
-        return _packed(_draw(logits_TV, k, seed), None, None, tokens, num_words, answer_nats)
-    top_TK, ids_TK = logits_TV.topk(k, dim=1)
+        return _packed(_draw(logits_TV, reading.k, seed), None, None, tokens, num_words, answer_nats)
+    top_TK, ids_TK = logits_TV.topk(min(reading.k, num_words), dim=1)
     tail_T = logits_TV.scatter(1, ids_TK, -torch.inf).logsumexp(1) - total_T
     logprobs_TK = top_TK - total_T.unsqueeze(1)
     return _packed(_array(ids_TK, np.int32), _array(logprobs_TK), _array(tail_T), tokens, num_words, answer_nats)
