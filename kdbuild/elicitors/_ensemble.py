@@ -26,7 +26,7 @@ def conversation(operator: Elicitor, about: Row | Sequence[Row], scene: Scene) -
         SpecError: the operator's rows cannot be combined this way.
     """
     actors = operator.actors or ("teacher",)
-    if len(actors) == 1 or getattr(operator, "combines", False):
+    if len(actors) == 1 or not operator.needs or getattr(operator, "combines", False):
         return _of(operator, about, replace(scene, actor=actors[0]))
     check(operator)
     if operator.combine == "route":

@@ -17,7 +17,7 @@ from kdbuild.elicitors._words import words
 from kdbuild.elicitors.label import Label
 from kdbuild.errors import SpecError
 from kdbuild.records import Dropped, Message, Row
-from kdbuild.teachers import Answer, Ask
+from kdbuild.teachers import Answer, Ask, Signal
 
 ROW = Row("r", (Message("user", "Name a tree."),))
 SCENE = Scene(Path())
@@ -178,6 +178,17 @@ def test_an_operator_that_combines_is_left_alone():
 
     rounds, _ = run(_ensemble.conversation(Own(by=["b", "a"], combine="consensus"), ROW, SCENE), {"b": ["An oak."]})
     assert rounds == [["b"]]
+
+
+def test_who_would_be_asked_by_an_operator_that_asks_nobody_does_not_count():
+    class Quiet(Label):
+        needs: ClassVar[frozenset[Signal]] = frozenset()
+
+        def elicit(self, row: Row, scene: Scene) -> Conversation:
+            return [row]
+            yield []
+
+    assert run(_ensemble.conversation(Quiet(by=["a", "b"]), ROW, SCENE), {}) == ([], [ROW])
 
 
 def test_closing_it_closes_every_conversation():
