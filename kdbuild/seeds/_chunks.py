@@ -60,10 +60,14 @@ def in_text(text: str) -> Boundaries:
     _mark(found, text, r"\n[^\S\n]*\n\s*", PARAGRAPH)
     for match in re.finditer(r"^#{1,6}\s", text, re.MULTILINE):
         found[match.start()] = SECTION
-    for fence in re.finditer(r"^(```|~~~).*?(?:^\1[^\S\n]*$|\Z)", text, re.MULTILINE | re.DOTALL):
-        for place in [place for place in found if fence.start() < place < fence.end()]:
+    fences = [match.span() for match in re.finditer(r"^(```|~~~).*?(?:^\1[^\S\n]*$|\Z)", text, re.MULTILINE | re.DOTALL)]
+    starts = [start for start, _ in fences]
+    for place in list(found):
+        index = bisect_left(starts, place) - 1
+        if index >= 0 and place < fences[index][1]:
             del found[place]
-        found |= dict.fromkeys(_line_starts(text, fence.start() + 1, fence.end()), WORD)
+    for start, end in fences:
+        found |= dict.fromkeys(_line_starts(text, start + 1, end), WORD)
     return found
 
 

@@ -202,8 +202,11 @@ def attributes(value: Any, place: Place, column: str) -> dict[str, str]:
     """Return texts by name; a value that is a list or an object is written as JSON."""
     if not isinstance(value, dict):
         wrong(place, column, "an object", value)
+    at = f"{column}." if column else ""
     return {
-        clean(str(name), place, column): canonical.dumps(item) if isinstance(item, (dict, list)) else text(item, place, column)
+        clean(str(name), place, column): clean(canonical.dumps(item), place, f"{at}{name}")
+        if isinstance(item, (dict, list))
+        else text(item, place, f"{at}{name}")
         for name, item in value.items()
         if item is not None
     }

@@ -10,7 +10,8 @@ from kdbuild.seeds._files import Place, check_file, shorten
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 32
-_TIME = "tag:yaml.org,2002:timestamp"
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null"))
 
 Lines = dict[tuple[str | int, ...], int]
 """Path into the values to the line (from 1) where the value stands; two levels deep."""
@@ -84,10 +85,10 @@ def _value(node: Any, at: tuple[str | int, ...], lines: Lines, name: str, constr
                 raise RowError(f"{name}:{key_node.start_mark.line + 1}: `{shorten(key)}` is given twice")
             found[key] = _value(value_node, (*at, key), lines, name, constructor)
         return found
-    if str(node.tag) == _TIME:
+    if str(node.tag) == f"{_TAG}timestamp":
         return node.value
-    if not str(node.tag).startswith("tag:yaml.org,2002:"):
-        raise RowError(f"{place}: the tag `{shorten(str(node.tag))}` has no meaning here")
+    if str(node.tag) not in _SCALARS:
+        raise RowError(f"{place}: the tag `{shorten(str(node.tag).replace(_TAG, '!!'))}` has no meaning here", hint="remove it")
     try:
         return constructor.construct_object(node, deep=True)
     except (ValueError, IndexError, OverflowError):

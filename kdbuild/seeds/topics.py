@@ -13,7 +13,7 @@ from kdbuild.errors import RowError
 from kdbuild.kinds import nearest
 from kdbuild.records import Row
 from kdbuild.seeds import Seeds
-from kdbuild.seeds._fields import attributes, shown
+from kdbuild.seeds._fields import attributes, shown, text
 from kdbuild.seeds._files import READERS, Place, Record, read_records
 from kdbuild.seeds._lines import read_lines
 from kdbuild.seeds._rows import named, own_id
@@ -83,8 +83,8 @@ class Topics(Seeds):
         return iter(found)
 
     def _row(self, entry: Any, place: Place) -> Row:
-        record: Record = entry if isinstance(entry, dict) else {"value": entry}
-        texts = attributes({name: value for name, value in record.items() if name != "id"}, place, "topic")
+        record: Record = entry if isinstance(entry, dict) else {"value": "" if entry is None else text(entry, place, "value")}
+        texts = attributes({name: value for name, value in record.items() if name != "id"}, place, "")
         names = self.columns or [next((name for name in ("value", self.means) if name in texts), "value")]
         if missing := [name for name in names if not texts.get(name, "").strip()]:
             near = nearest(missing[0], list(texts))

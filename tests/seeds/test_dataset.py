@@ -116,6 +116,81 @@ def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path):
     assert "did you mean `question`?" in told
 
 
+def test_the_other_fields_of_a_row_have_columns_of_their_names(tmp_path):
+    record = {
+        "prompt": "Which?",
+        "gold": "A",
+        "context": ["One.", {"text": "Two.", "doc_id": 2, "score": 1}],
+        "label": 3,
+        "rationale": "Because.",
+        "program": "print(1)",
+        "candidates": ["x", {"text": "y", "source": "student", "score": 0.5}],
+        "feedback": "Good.",
+        "chosen": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "A"}],
+        "rejected": "B",
+        "tool": {"name": "f", "parameters": {"type": "object"}, "more": 1},
+        "media": {"type": "image", "path": "a/b.png", "text_view": "A bus."},
+        "meta": {"level": 2, "tags": ["a"], "none": None},
+    }
+    (row,) = read(tmp_path, jsonl(record))
+    assert (row.gold, row.label, row.rationale, row.program, row.feedback) == ("A", "3", "Because.", "print(1)", "Good.")
+    assert (row.chosen, row.rejected, row.meta) == ("A", "B", {"level": "2", "tags": '["a"]'})
+    assert row.context == ({"doc_id": None, "text": "One.", "score": None}, {"doc_id": "2", "text": "Two.", "score": 1.0})
+    assert [(one["text"], one["source"], one["score"]) for one in row.candidates] == [("x", None, None), ("y", "student", 0.5)]
+    assert row.tool == {"name": "f", "parameters": '{"type":"object"}'}
+    assert row.media == record["media"]
+    assert row.id != read(tmp_path, jsonl({"prompt": "Which?", "gold": "A"}))[0].id
+
+
+def test_columns_of_other_fields_can_have_other_names_or_be_left_out(tmp_path):
+    record = {"prompt": "p", "passage": "One.", "meta": "not an object", "label": {"x": 1}}
+    (row,) = read(tmp_path, jsonl(record), columns={"context": "passage", "meta": None, "label": None})
+    assert (row.context[0]["text"], row.meta, row.label) == ("One.", {}, None)
+    told = str(refusal(tmp_path, jsonl({"prompt": "p"}), columns={"context": "passage"}))
+    assert told.startswith("s.jsonl:1 has no column `passage`")
+
+
+@pytest.mark.parametrize(
+    "record", [{"context": "One."}, {"meta": {"kind": "topic"}}, {"tool": {"name": "f"}}, {"media": {"text_view": "A bus."}}]
+)
+def test_a_row_without_a_prompt_has_something_else_to_ask_about(tmp_path, record):
+    (row,) = read(tmp_path, jsonl(record))
+    assert row.messages == ()
+    assert refusal(tmp_path, jsonl({**record, "instruction": ""})).message.startswith("s.jsonl:1: `instruction` is not a text")
+    assert "has no column `question`" in refusal(tmp_path, jsonl(record), prompt="question").message
+    for nothing in ({"label": "x"}, {"context": []}, {"meta": {}}):
+        assert "s.jsonl:1 has no prompt" in refusal(tmp_path, jsonl(nothing)).message
+
+
+def test_the_known_answer_can_be_the_turn_that_is_learned(tmp_path):
+    text = jsonl({"prompt": "1 + 1?", "answer": "2"})
+    (row,) = read(tmp_path, text, learn_answer=True)
+    assert row.messages == (Message("user", "1 + 1?"), Message("assistant", "2", train=True))
+    assert (row.gold, row.id) == ("2", read(tmp_path, text)[0].id)
+    assert "s.jsonl:1 has no answer to learn" in refusal(tmp_path, jsonl({"prompt": "1 + 1?"}), learn_answer=True).message
+    assert "s.jsonl:1 has no prompt to learn" in refusal(tmp_path, jsonl({"context": "One.", "answer": "x"}), learn_answer=True).message
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"context": 3}, "`context` is not a text, an object with `text`, or a list of these: context: 3"),
+        ({"context": [{"title": "x"}]}, "`context` is not a text"),
+        ({"context": [{"text": "x", "score": "high"}]}, "`context` is not a score that is a number"),
+        ({"candidates": "x"}, "`candidates` is not a list of texts"),
+        ({"label": ["x"]}, "`label` is not a text or a number"),
+        ({"tool": {"description": "x"}}, "`tool` is not an object with `name`"),
+        ({"tool": {"name": "f", "parameters": "[]"}}, "`tool` is not an API whose `parameters` are a JSON schema"),
+        ({"media": {"type": "image"}}, "`media` is not an object with a `text_view`"),
+        ({"media": {"text_view": "x", "path": "../a"}}, "`media`: `../a` goes up with `..`"),
+        ({"meta": ["x"]}, "`meta` is not an object"),
+        ({"meta": {"a": "\x00"}}, "`meta.a` holds a NUL character"),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named(tmp_path, record, message):
+    assert refusal(tmp_path, jsonl({"prompt": "fine", **record})).message.startswith(f"s.jsonl:1: {message}")
+
+
 # --- ids -------------------------------------------------------------------------------------------------------------
 
 
