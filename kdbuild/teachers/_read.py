@@ -74,7 +74,7 @@ def _hidden(network: Network, rows: list[Reading], prefix: Prefix, wanted: Wante
             layers = {layer: layer if layer < 0 else layer - 1 for layer in wanted.layers if layer % len(out.hidden_states)}
             maps = {layer: out.attentions[n][i][:, at_T][:, :, at_T] for layer, n in layers.items()}
         finite = all(bool(torch.isfinite(state_TH).all()) for state_TH in hidden.values())
-        yield partial(_features.encode_hidden, hidden, maps, _tokens(row)) if finite else None
+        yield partial(_features.encode_hidden, hidden, maps, _tokens(row), wanted.dtype) if finite else None
 
 
 def _columns(row: Reading) -> torch.Tensor:

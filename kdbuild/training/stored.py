@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdbuild import canonical
 from kdbuild.errors import StageError
 from kdbuild.objectives import Named, Objective, Stored
 from kdbuild.records import Feature
@@ -208,7 +210,8 @@ def _other_teacher(files: FeatureFiles, offer: Offer, objective: Objective, expe
         return f"read by {', '.join(f'`{name}`' for name in names)}, and the objective's teacher is `{objective.teacher}`"
     for name, fact in zip(names, facts, strict=True):
         now, then = expected.get(name), (fact or {})["identity"]
-        if now is not None and dict(now) != then:
+        now = now and json.loads(canonical.dumps(now))  # as a manifest holds it: lists for tuples
+        if now is not None and now != then:
             changed = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
             return f"read by `{name}` as it was, and its {', '.join(changed)} changed since"
     return None
