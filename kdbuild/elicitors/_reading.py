@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import ClassVar, Self
-
-from pydantic import model_validator
-from pydantic_core import PydanticCustomError
+from typing import ClassVar
 
 from kdbuild.elicitors import Conversation, Elicitor, Rejected, Scene
 from kdbuild.records import Row
@@ -22,13 +19,8 @@ class ReadsAnswers(Elicitor):
     reads: ClassVar[tuple[str, ...]] = ("answer",)
     combines: ClassVar[bool] = True
 
-    @model_validator(mode="after")
-    def _no_combine(self) -> Self:
-        if self.combine is not None:
-            raise PydanticCustomError(
-                "combine", "{kind} reads what is there: there are no answers of several actors to combine", {"kind": self.kind}
-            )
-        return self
+    combine: None = None
+    """Nothing: there are no answers of several actors to combine."""
 
     @property
     @abstractmethod

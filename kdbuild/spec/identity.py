@@ -35,7 +35,8 @@ SPEC: dict[str, Steps] = {
     "accept_failed_frac": _steps("elicit"),
     # Adding, removing or renaming a phase is a change of shape: `kdbuild compile` writes other stages.
     "phases.*.on": _steps("elicit"),
-    "phases.*.elicit": _steps("elicit"),
+    # An operator that stores signals makes the objectives read them.
+    "phases.*.elicit": _steps("elicit train"),
     "phases.*.select": _steps("select"),
     "phases.*.data": _steps("train evaluate"),
     "phases.*.objective": _steps("train"),
