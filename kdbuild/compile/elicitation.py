@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from kdbuild.compile.cast import Cast
 from kdbuild.compile.resolve import has_features
 from kdbuild.compile.rules import Given, actors_of, earlier, rule, signals, trains, who_gives
-from kdbuild.elicitors import ANY, Elicitor
+from kdbuild.elicitors import ANY, Elicitor, _ensemble
+from kdbuild.errors import SpecError
 from kdbuild.spec.model import Phase
 from kdbuild.spec.names import PHASE, STUDENT, TEACHER
 from kdbuild.spec.problems import Problem
@@ -62,9 +63,10 @@ def several_actors_are_combined(given: Given) -> Iterator[Problem]:
             several = len(tuple(cast.words(operator.actors))) > 1
             if operator.combine and not several:
                 yield Problem((*at, "elicit", i, "combine"), "has no effect: one actor is asked", severity="warning")
-            if operator.combine == "consensus" and operator.pooled:
-                message = f"`{operator.kind}` works on all rows together: its actors have no answers to one row to agree on"
-                yield Problem((*at, "elicit", i, "combine"), message, hint="take `union` or `route`")
+            try:
+                _ensemble.check(cast.written_out(operator))
+            except SpecError as error:
+                yield Problem((*at, "elicit", i, "combine"), error.message, hint=error.hint)
 
 
 @rule

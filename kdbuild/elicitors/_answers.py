@@ -45,14 +45,17 @@ class Final:
 
 
 def split(text: str, marker: str, form: Form) -> Final | None:
-    """Return the final answer after the last `marker` (at the start of a line, else anywhere), or None where there is no marker.
+    """Return the final answer after the last `marker`, or None where there is no marker.
 
-    A number or a letter is one line; a text goes on to the next empty line.
+    It stands at the start of a line, else anywhere, else as a sentence: for `Answer:` also "the answer is ...". A number or a letter is one
+    line; a text goes on to the next empty line.
     """
     word, colon = marker.rstrip().removesuffix(":"), ":" if marker.rstrip().endswith(":") else ""
     exact = rf"(?<!\w){re.escape(word)}[*_]*[ \t]*{colon}[*_]*"
     at_start = re.finditer(rf"^[ \t*_#>-]*{exact}", text, re.MULTILINE | re.IGNORECASE)
     places = [*at_start] or [*re.finditer(exact, text, re.IGNORECASE)]
+    if not places and colon:
+        places = [*re.finditer(rf"\b(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final )?{re.escape(word)} is:?(?!\w)", text, re.IGNORECASE)]
     if not places:
         return None
     after = text[places[-1].end() :].lstrip()

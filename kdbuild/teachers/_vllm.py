@@ -235,7 +235,7 @@ class EngineSession(Session):
     """An engine that runs."""
 
     def __init__(self, llm: LLM, prompts: Prompts) -> None:
-        self._engine = llm.llm_engine
+        self.llm = llm
         self._prompts = prompts
         self._num_asked = 0
 
@@ -249,7 +249,7 @@ class EngineSession(Session):
                 for output in self._step() if going else []:
                     yield from self._finish(output, going)
         finally:
-            self._engine.abort_request(list(going))
+            self.llm.llm_engine.abort_request(list(going))
 
     def _submit(self, fresh: list[tuple[int, Ask]], going: dict[str, tuple[Going, int]]) -> Iterator[tuple[int, Answer]]:
         """Hand all asks to the engine, and answer those that it cannot be asked: long ones first, those that begin alike side by side."""
@@ -278,14 +278,14 @@ class EngineSession(Session):
         params = SamplingParams(
             **request.options, structured_outputs=structured, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True
         )
-        self._engine.add_request(name, {"prompt_token_ids": request.tokens}, params)
+        self.llm.llm_engine.add_request(name, {"prompt_token_ids": request.tokens}, params)
 
     def _drop(self, names: list[str], going: dict[str, tuple[Going, int]]) -> None:
-        self._engine.abort_request([name for name in names if going.pop(name, None)])
+        self.llm.llm_engine.abort_request([name for name in names if going.pop(name, None)])
 
     def _step(self) -> list[RequestOutput]:
         with _failing("stopped"):
-            return self._engine.step()
+            return self.llm.llm_engine.step()
 
     def _finish(self, output: RequestOutput, going: dict[str, tuple[Going, int]]) -> Iterator[tuple[int, Answer]]:
         """Yield the answer of the ask whose last request this output ends."""

@@ -222,7 +222,7 @@ class TestSession:
         next(going)
         going.close()
         assert len(answers(session, [ask("Say hello.")])) == 1
-        assert not session._engine.has_unfinished_requests()
+        assert not session.llm.llm_engine.has_unfinished_requests()
 
     def test_a_row_longer_than_the_model_fails_with_a_reason(self, session):
         long, good = answers(session, [ask("word " * 1100), ask("Say hello.")])
