@@ -105,6 +105,8 @@ class _Asker:
 
     def _ask_all(self, talks: Talks, missing: list[Question]) -> None:
         """Ask every question and those that come of the answers, one model after the other; store each answer as it comes."""
+        if (spent := self._over_budget()) is not None:
+            raise spent
         waiting: dict[str, list[Question]] = {}
         self._sort(missing, waiting)
         with _progress(self._job.name, talks.operator.kind, len(missing)) as bar:
@@ -121,19 +123,27 @@ class _Asker:
         """Ask one model; a question that an answer brings up for it joins while the others are on their way."""
         session, teacher = self._open(self._section.actors[questions[0].ask.to])
         asks = [question.ask for question in questions]
+        spent: StageError | None = None
         for index, answer in session.generate(asks):
             question = questions[index]
             self._keep(talks.operator, teacher, name, question, answer)
+            bar.update()
+            if spent is not None:
+                continue  # paid for, and the last of it
+            spent = self._over_budget()
+            if spent is not None and not session.stop():
+                break
             new: dict[str, list[Question]] = {}
-            self._sort(talks.deliver(question, answer), new)
+            self._sort(talks.deliver(question, answer) if spent is None else (), new)
             bar.total = (bar.total or 0) + sum(len(some) for some in new.values())
             more = new.pop(name, [])
             questions += more
             asks += [question.ask for question in more]
             for other, some in new.items():
                 waiting.setdefault(other, []).extend(some)
-            bar.update()
-            self._check_budget()
+        if spent is not None:
+            self._store.flush()
+            raise spent
 
     def _keep(self, operator: Elicitor, teacher: Teacher, name: str, question: Question, answer: Answer) -> None:
         cost_usd = _cost_usd(teacher, answer)
@@ -141,17 +151,18 @@ class _Asker:
         if answer.failed is None:
             self._store.put(*question.asked, answer, row=question.ask.row, cost_usd=cost_usd)
 
-    def _check_budget(self) -> None:
+    def _over_budget(self) -> StageError | None:
+        """Return what ends the stage once its budget is spent, by this run and those before it that were not changed in between."""
         budget, spent = self._job.runtime.elicit.budget, self._before + self._ledger.spent
         over = [f"${budget.usd:g}"] if budget.usd is not None and spent.usd >= budget.usd else []
         over += [f"{budget.tokens:,} tokens"] if budget.tokens is not None and spent.num_tokens >= budget.tokens else []
-        if over:
-            self._store.flush()
-            raise StageError(
-                f"{self._job.name}: the budget of {' and '.join(over)} is spent: {spent.num_calls:,} calls, {spent.num_tokens:,} tokens, "
-                f"${spent.usd:.2f}",
-                hint="every answer is kept: raise `runtime: {elicit: {budget: ...}}` in params.yaml and build again to go on from here",
-            )
+        if not over:
+            return None
+        return StageError(
+            f"{self._job.name}: the budget of {' and '.join(over)} is spent: {spent.num_calls:,} calls, {spent.num_tokens:,} tokens, "
+            f"${spent.usd:.2f}",
+            hint="every answer is kept: raise `runtime: {elicit: {budget: ...}}` in params.yaml and build again to go on from here",
+        )
 
     def _open(self, use: TeacherUse) -> tuple[Session, Teacher]:
         if use.name not in self._sessions:

@@ -178,6 +178,14 @@ class Session(ABC):
         """
 
 
+    def stop(self) -> bool:
+        """Take up no further ask; return whether the answers on their way still come.
+
+        A session whose calls cost money lets them come: they are paid for. One that only computes has nothing to wait for.
+        """
+        return False
+
+
 class Teacher(Kind):
     """Base of every teacher. Which model answers, and how precisely, is identity; where and how fast it runs are knobs."""
 
