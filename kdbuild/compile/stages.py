@@ -14,7 +14,7 @@ STEP_REVISIONS = {
     "model": 1,
     "seeds": 1,
     "init": 1,
-    "elicit": 1,
+    "elicit": 2,
     "select": 1,
     "train": 1,
     "evaluate": 1,
