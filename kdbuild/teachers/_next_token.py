@@ -16,6 +16,8 @@ from kdbuild.teachers._rows import Writing
 if TYPE_CHECKING:
     from kdbuild.teachers._grammar import Grammars
 
+_HEAD_WORDS = 1024
+"""Likeliest words that a draw looks at first."""
 _TOKENS_PER_CHARACTER = 4
 """A character of UTF-8 has at most four bytes, and a token at least one."""
 
@@ -57,9 +59,28 @@ def text_of(tokens: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _draw(logits_V: torch.Tensor, ask: Ask, generator: torch.Generator) -> int:
     """Draw a token from the likeliest ones that have a share `top_p` of the probability, with one number of the row's own generator."""
-    probs_V, order_V = torch.softmax(logits_V.double().cpu() / ask.temperature, dim=-1).sort(descending=True, stable=True)
-    total_V = probs_V.cumsum(0)
-    kept = 1 + int((total_V < ask.top_p).sum()) if ask.top_p < 1 else len(total_V)
-    kept = min(kept, len(total_V))
-    point = torch.rand((), generator=generator, dtype=torch.float64) * total_V[kept - 1]
-    return int(order_V[min(int(torch.searchsorted(total_V, point, right=True)), kept - 1)])
+    probs_V = torch.softmax(logits_V.double().cpu() / ask.temperature, dim=-1)
+    chance = torch.rand((), generator=generator, dtype=torch.float64)
+    # Putting a whole vocabulary in order takes ten times as long as its head, which nearly always has the token.
+    token = _drawn(probs_V, _head(probs_V), ask.top_p, chance)
+    return int(_drawn(probs_V, torch.arange(len(probs_V)), ask.top_p, chance) if token is None else token)
+
+
+def _drawn(probs_V: torch.Tensor, words_K: torch.Tensor, top_p: float, chance: torch.Tensor) -> torch.Tensor | None:
+    """Return the token that `chance` in [0, 1) draws if it is one of these words, which are the likeliest; None where it is none of them."""
+    all_words = len(words_K) == len(probs_V)
+    probs_K, order_K = probs_V[words_K].sort(descending=True, stable=True)
+    total_K = probs_K.cumsum(0)
+    num_kept = 1 + int((total_K < top_p).sum()) if top_p < 1 else len(probs_V)
+    if num_kept > len(words_K) and not all_words and top_p < 1:
+        return None
+    num_kept = min(num_kept, len(words_K)) if all_words else num_kept
+    mass = total_K[num_kept - 1] if num_kept <= len(words_K) else probs_V.sum()
+    place = min(int(torch.searchsorted(total_K, chance * mass, right=True)), num_kept - 1)
+    return words_K[order_K[place]] if place < len(words_K) else None
+
+
+def _head(probs_V: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest words, ascending: all above some probability, so that of equally likely ones none is left out."""
+    least = probs_V.topk(min(_HEAD_WORDS, len(probs_V))).values[-1]
+    return (probs_V > least).nonzero()[:, 0]
