@@ -108,10 +108,14 @@ def read(endpoint: Endpoint, ask: Ask, raw: bytes) -> Answer:
         Refused: the server's filter cut the answer, or no choice is among the likeliest tokens.
         Stop: the server does not give the log-probabilities it was asked for.
     """
-    value = _load(raw)
+    return read_value(endpoint, ask, load(raw))
+
+
+def read_value(endpoint: Endpoint, ask: Ask, value: Any) -> Answer:
+    """Return the answer that the value of a response's body is, as `read` does."""
     if isinstance(value, dict) and value.get("error") and not value.get("choices"):
         code = value["error"].get("code") if isinstance(value["error"], dict) else None
-        raise refusal(endpoint, code if isinstance(code, int) and 400 <= code < 600 else 500, raw, {})
+        raise refusal(endpoint, code if isinstance(code, int) and 400 <= code < 600 else 500, orjson.dumps(value), {})
     try:
         choice = value["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
@@ -137,16 +141,19 @@ def _written(ask: Ask, text: str, finish: Any, usage: Any, num_prompt_tokens: in
     return Answer(text, ended, num_prompt_tokens, num_new_tokens, logprob=None if ask.schema else _logprob(choice))
 
 
-def _load(raw: bytes) -> Any:
+def load(raw: bytes) -> Any:
+    """Return the JSON value of a body; bytes that are no UTF-8, control characters and half surrogate pairs inside texts are mended.
+
+    Raises:
+        Broken: it is not JSON.
+    """
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:
         pass
-    try:  # bytes that are no UTF-8, control characters and half surrogate pairs inside texts can be mended
+    try:
         return json.loads(raw.decode("utf-8", "replace"), strict=False)
-    except ValueError:
-        raise Broken("the answer is not one") from None
-    except RecursionError:
+    except (ValueError, RecursionError):
         raise Broken("the answer is not one") from None
 
 

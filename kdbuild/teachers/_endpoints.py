@@ -8,9 +8,11 @@ wait for it pays for finding out that it is down.
 from __future__ import annotations
 
 import random
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kdbuild.teachers._secrets import Secrets
 
@@ -33,6 +35,31 @@ def secrets_of(url: str) -> list[str]:
     parts = urlsplit(url)
     written = [parts.password or "", parts.username or "", *(pair.partition("=")[2] for pair in parts.query.split("&"))]
     return [*written, *(unquote(text) for text in written)]
+
+
+def endpoint_at(url: str, key: str | None, *, start: int, most: int, retry_wait_s: float) -> Endpoint:
+    """Return the endpoint of a base URL, whose user and password, if it has them, stand for a key.
+
+    Raises:
+        ValueError: there is a key and a password, or the key cannot stand in a header.
+    """
+    parts = urlsplit(url)
+    headers = {"User-Agent": "kdbuild", "Accept-Encoding": "identity"}
+    values = [*([key] if key else []), *secrets_of(url)]
+    if parts.username or parts.password:
+        if key:
+            raise ValueError("its address holds a user, and there is a key as well: the server takes one of them")
+        basic = b64encode(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}".encode()).decode()
+        headers["Authorization"] = f"Basic {basic}"
+        values.append(basic)
+    elif key:
+        if not key.isascii() or not key.isprintable() or key != key.strip():
+            raise ValueError("the key has characters that no key has, such as a space or an end of line")
+        headers["Authorization"] = f"Bearer {key}"
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    start_at = float(min(start, most))
+    return Endpoint(label_of(url), bare, headers, proxy, Secrets(values), start_at, float(most), retry_wait_s)
 
 
 @dataclass(eq=False, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -68,5 +68,5 @@ def _date(text: str) -> datetime | None:
             found = read(text)
         except (ValueError, TypeError, IndexError):
             continue
-        return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
     return None

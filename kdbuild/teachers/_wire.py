@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
 
 import aiohttp
 import orjson
@@ -16,7 +17,7 @@ from kdbuild.teachers._calls import Broken, Limited, Refused, Stop, Unreachable
 from kdbuild.teachers._endpoints import Endpoint
 from kdbuild.teachers._rate_headers import spent_s, wait_s
 
-MOST_BYTES = 2**28
+MOST_BYTES = 2**26
 """A longer body is no answer."""
 _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_balance")
 _TRY_AGAIN = (408, 409, 425)
@@ -24,7 +25,14 @@ _ABOUT_ROW = re.compile(r"context|too long|too large|length|content.?(filter|pol
 
 
 async def request(
-    http: aiohttp.ClientSession, endpoint: Endpoint, method: str, path: str, data: Any = None, headers: Mapping[str, str] | None = None
+    http: aiohttp.ClientSession,
+    endpoint: Endpoint,
+    method: str,
+    path: str,
+    data: bytes | aiohttp.FormData | None = None,
+    *,
+    query: Mapping[str, str] | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> bytes:
     """Return the body of a successful response.
 
@@ -34,13 +42,13 @@ async def request(
     try:
         async with http.request(
             method,
-            address(endpoint.url, path),
+            address(endpoint.url, path, query),
             data=data,
-            headers={**endpoint.headers, **headers} if headers else endpoint.headers,
+            headers={**endpoint.headers, "Content-Type": "application/json"} if isinstance(data, bytes) else endpoint.headers,
             proxy=endpoint.proxy,
             allow_redirects=False,  # a redirect would carry the key to another host
         ) as response:
-            raw = await _body(response)
+            raw = await _body(response, most_bytes)
             status, got = response.status, response.headers
     except aiohttp.ClientConnectorCertificateError:
         hint = "set SSL_CERT_FILE to the authority that signed it, or correct `endpoints`"
@@ -59,20 +67,26 @@ async def request(
     raise refusal(endpoint, status, raw, got)
 
 
-def address(url: str, path: str) -> URL:
-    """Return the address of `path` below an endpoint's base URL, which keeps its query string."""
+@lru_cache(maxsize=64)
+def _address(url: str, path: str) -> URL:
     base = URL(url)
-    return base.with_path(base.path.rstrip("/") + path).with_query(base.query)
+    return base.with_path(base.path.rstrip("/") + path, keep_query=True)
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    if response.content_length is not None and response.content_length <= MOST_BYTES and "Content-Encoding" not in response.headers:
+def address(url: str, path: str, query: Mapping[str, str] | None = None) -> URL:
+    """Return the address of `path` below an endpoint's base URL, whose query string it keeps."""
+    found = _address(url, path)
+    return found.update_query(query) if query else found
+
+
+async def _body(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    if response.content_length is not None and response.content_length <= most_bytes and "Content-Encoding" not in response.headers:
         return await response.read()
     parts, size = [], 0
     async for part in response.content.iter_any():
         parts.append(part)
         size += len(part)
-        if size > MOST_BYTES:
+        if size > most_bytes:
             raise Broken("the answer is not one: it does not end")
     return b"".join(parts)
 
@@ -87,12 +101,9 @@ def _unreachable(error: Exception) -> str:
 
 
 def _note_what_is_left(endpoint: Endpoint, headers: Mapping[str, str]) -> None:
-    if any("remaining" in name for name in map(str.lower, headers)):
-        wait = spent_s(headers, time.time())
-        if wait:
-            import asyncio
-
-            endpoint.pause(asyncio.get_running_loop().time() + wait)
+    wait = spent_s(headers, time.time())
+    if wait:
+        endpoint.pause(asyncio.get_running_loop().time() + wait)
 
 
 def refusal(endpoint: Endpoint, status: int, raw: bytes, headers: Mapping[str, str]) -> Exception:
