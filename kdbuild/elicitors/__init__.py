@@ -61,7 +61,7 @@ class Scene:
     few_seeds: bool = False
     """Whether there are too few seeds to be split into training and held-out rows: then rows made of seeds are split by themselves."""
     share: float = 1.0
-    """Share of the stage's rows that a pool has: one side of the held-out split, which aims at its share of what is wanted in all."""
+    """Share of what is wanted in all that a pool, one side of the held-out split, aims at: `held_out_frac` or the rest."""
     embedder: Any = None
     """Turns texts into vectors (`embedder.embed(texts)`: float32, one unit row a text), for operators that say `needs_embedder`."""
 

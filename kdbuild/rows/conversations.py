@@ -67,15 +67,19 @@ class Setting:
     held_out_frac: float | None = None
     """Splits the pools; None where no operator is pooled."""
 
-    def subjects(self, operator: Elicitor, rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
-        """Yield what each conversation of an operator is about: a row, or the pool of one side of the held-out split."""
+    def subjects(self, operator: Elicitor, rows: Sequence[Row]) -> Iterator[tuple[tuple[Row, ...], Scene]]:
+        """Yield what each conversation of an operator is about, a row or the pool of one side of the held-out split, and its scene."""
+        scene = replace(self.scene, actor=(operator.actors or ("teacher",))[0])
         if not operator.pooled:
-            yield from ((row,) for row in rows)
+            yield from (((row,), scene) for row in rows)
             return
+        held_out_frac = 0.0 if scene.few_seeds else self.held_out_frac or 0.0
         sides: dict[bool, list[Row]] = defaultdict(list)
         for row in sorted(rows, key=lambda row: row.id):
-            sides[not self.scene.few_seeds and is_held_out(row, self.held_out_frac or 0.0)].append(row)
-        yield from (tuple(sides[side]) for side in sorted(sides))
+            sides[is_held_out(row, held_out_frac)].append(row)
+        for is_held, pool in sorted(sides.items()):
+            # By the fraction, not by the rows that fell on this side: one more seed must not move what is wanted.
+            yield tuple(pool), replace(scene, share=held_out_frac if is_held else 1 - held_out_frac)
 
 
 class Talks:
@@ -90,8 +94,7 @@ class Talks:
         self._waiting: dict[Asked, list[Talk]] = defaultdict(list)
         self._delivered: set[Asked] = set()
         self.talks: list[Talk] = []
-        scene = replace(setting.scene, actor=(operator.actors or ("teacher",))[0])
-        for subject in setting.subjects(operator, rows):
+        for subject, scene in setting.subjects(operator, rows):
             about = subject if operator.pooled else subject[0]
             self.talks.append(Talk(subject, _ensemble.conversation(operator, about, scene)))
 

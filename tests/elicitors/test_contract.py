@@ -160,8 +160,8 @@ def test_a_changed_row_asks_again_exactly_what_shows_it(elicitor, tmp_path):
 def _first_questions(elicitor: Elicitor, rows: list[Row]) -> dict[str, None]:
     """Texts of the questions that a pooled operator starts with, both sides together."""
     found: dict[str, None] = {}
-    for subject in SETTING.subjects(elicitor, rows):
-        talk = elicitor.gather(subject, SCENE)
+    for subject, scene in SETTING.subjects(elicitor, rows):
+        talk = elicitor.gather(subject, scene)
         try:
             found.update(dict.fromkeys("\n".join(m.content for m in ask.messages) for ask in next(talk)))
         except StopIteration:
