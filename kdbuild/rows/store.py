@@ -74,7 +74,7 @@ class Store:
         self._flusher: threading.Thread | None = None
 
     @classmethod
-    def open(cls, folder: Path, *, commit_interval_s: float = 0.1, read_only: bool = False) -> Self:
+    def open(cls, folder: Path, *, commit_interval_s: float = 0.02, read_only: bool = False) -> Self:
         """Open (or make) the store in `folder`.
 
         Raises:

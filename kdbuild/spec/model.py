@@ -156,7 +156,7 @@ class ElicitRuntime(Model):
     student_batch_tokens: int = Field(16384, ge=1)
     """Positions (rows x prompt and new tokens) of the student at a time, in `transformers`."""
 
-    commit_interval_s: float = Field(0.1, gt=0)
+    commit_interval_s: float = Field(0.02, gt=0)
     """Seconds between two durable writes of answers; what a crash can lose is what came since."""
 
 
