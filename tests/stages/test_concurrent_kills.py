@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "teachers"))
 from servers import MODEL, serve
 
 SLOTS = 64
-COMMIT_S = 0.05
 SAFE_S = 0.3
 """What was answered so long before a kill must be stored; the commit interval and a slow disk lie well within it."""
 
@@ -43,7 +42,7 @@ def run(root: Path, url: str) -> None:
         "held_out_frac": None,
         "accept_failed_frac": 0.0,
     }
-    params = Params.model_validate({"teachers": {"t": teacher}, "runtime": {"elicit": {"commit_interval_s": COMMIT_S}}})
+    params = Params.model_validate({"teachers": {"t": teacher}, "runtime": {}})
     job = Job(root, "s", "elicit", "p", section, params)
     elicit.run(job)
     job.finish()
@@ -106,15 +105,4 @@ def test_nothing_paid_is_lost_beyond_the_calls_in_flight(tmp_path, num_kills):
         num_calls = server.num_served - num_rows
     assert output(rough) == output(calm)
     assert num_calls == num_rows + num_lost
-    print(
-        num_kills,
-        "kills,",
-        num_calls,
-        "calls for",
-        num_rows,
-        "rows:",
-        round(num_lost / num_kills, 1),
-        "answers lost a kill, of",
-        SLOTS,
-        "on their way",
-    )
+    print(f"{num_kills} kills, {num_calls} calls for {num_rows} rows: {num_lost / num_kills:.1f} lost a kill, {SLOTS} on their way")
