@@ -26,6 +26,7 @@ _NUMBER = re.compile(
     r"(?P<power>[eE][+-]?\d{1,2}(?!\w))?"
     r"(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?"
 )
+_LEADING = r"\b(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final )?"
 _LETTER_FIRST = re.compile(r"[\W_]*(?:option|choice)?[\W_]*([A-Za-z])(?=[).:\]\s*,;]|$)", re.IGNORECASE)
 _LETTER_NAMED = re.compile(r"\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*[(\[*\"']*([A-Z])(?![\w'])")
 _LETTER_ALONE = re.compile(r"[(\[]([A-Z])[)\]]")
@@ -55,7 +56,7 @@ def split(text: str, marker: str, form: Form) -> Final | None:
     at_start = re.finditer(rf"^[ \t*_#>-]*{exact}", text, re.MULTILINE | re.IGNORECASE)
     places = [*at_start] or [*re.finditer(exact, text, re.IGNORECASE)]
     if not places and colon:
-        places = [*re.finditer(rf"\b(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final )?{re.escape(word)} is:?(?!\w)", text, re.IGNORECASE)]
+        places = [*re.finditer(rf"{_LEADING}{re.escape(word)} is:?(?!\w)", text, re.IGNORECASE)]
     if not places:
         return None
     after = text[places[-1].end() :].lstrip()

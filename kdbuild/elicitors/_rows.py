@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
 from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Answered, Rejected, Scene
-from kdbuild.records import Message, Row
+from kdbuild.records import Dropped, Message, Row
 
 _OF_THE_ROW_ITSELF = ("id", "parents", "roots", "held_out")
 
@@ -62,6 +63,12 @@ def require_drawn(field: str, count: int, temperature: float) -> None:
 def meta_with(row: Row, more: Mapping[str, object]) -> dict[str, str]:
     """Return a row's meta with further facts, as text."""
     return {**row.meta, **{name: str(value) for name, value in more.items()}}
+
+
+def dropped(kind: str, row: Row, problems: Iterable[Rejected]) -> list[Dropped]:
+    """Return what could not be used of the answers about one row, each under an id of its own: the row's, then `<id>/2` and so on."""
+    ids = (row.id if i == 1 else f"{row.id}/{i}" for i in itertools.count(1))
+    return [Dropped(name, kind, problem.reason, text=problem.text) for name, problem in zip(ids, problems, strict=False)]
 
 
 def candidate(answered: Answered, source: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Scene, _answers
 from kdbuild.elicitors._answers import Form
 from kdbuild.elicitors._asking import Asking, values_of
-from kdbuild.elicitors._rows import meta_with, require_drawn, reworded, text_of, unasked, variant
-from kdbuild.records import Dropped, Message, Row
+from kdbuild.elicitors._rows import dropped, meta_with, require_drawn, reworded, text_of, unasked, variant
+from kdbuild.records import Message, Row
 from kdbuild.teachers import Ask
 
 _WANTED: dict[Form, str] = {"text": "the answer", "number": "the number", "choice": "the letter of the right option"}
@@ -105,7 +105,7 @@ class Cot(Asking):
         if self.num_samples == 1:
             return [self._written(row, kept[0])] if kept else rejected[-1]
         made = [self._child(row, scene, sample) for sample in kept]
-        return Made(made, [Dropped(row.id, self.kind, one.reason, text=one.text) for one in rejected])
+        return Made(made, dropped(self.kind, row, rejected))
 
     def _round(
         self, row: Row, scene: Scene, gold: str | None, options: dict[str, str], *, hinted: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,9 +15,9 @@ from kdbuild import canonical
 from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Scene, _structured
 from kdbuild.elicitors._asking import Asking, values_of
 from kdbuild.elicitors._replies import refuses, same_words, unwrapped
-from kdbuild.elicitors._rows import meta_with, reworded, text_of, unasked
+from kdbuild.elicitors._rows import dropped, meta_with, reworded, text_of, unasked
 from kdbuild.elicitors._words import words
-from kdbuild.records import Dropped, Row
+from kdbuild.records import Row
 from kdbuild.teachers import Answer, Ask
 
 Op = Literal["deepen", "constrain", "concretise", "reason", "complicate", "breadth", "fuse", "tree"]
@@ -28,11 +28,12 @@ _LONGEST_NODE = 60
 
 @dataclass
 class _Line:
-    """A row, what has become of it so far, and every step on the way."""
+    """A row, what has become of it so far, and every step on the way, and what failed."""
 
     seed: Row
     now: Row
-    steps: list[Row]
+    steps: list[Row] = field(default_factory=list)
+    problems: list[Rejected] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,42 +114,30 @@ class Evol(Asking):
         return (yield from self._evolve(rows, scene))
 
     def _evolve(self, rows: Sequence[Row], scene: Scene) -> Generator[Sequence[Ask], Sequence[Answered], Made]:
-        dropped: list[Dropped] = []
-        lines: list[_Line] = []
-        for row in rows:
-            problem = unasked(row)
-            if problem is None:
-                lines.append(_Line(row, row, []))
-            else:
-                dropped.append(self._dropped(row, problem))
-        ring = _Ring([line.seed for line in lines])
+        lines = [_Line(row, row) for row in rows]
+        for line in lines:
+            line.problems += filter(None, [unasked(line.seed)])
+        alive = [line for line in lines if not line.problems]
+        ring = _Ring([line.seed for line in alive])
         for number in range(1, self.rounds + 1):
-            turns = [self._turn(line, number, ring, scene) for line in lines]
-            for line, turn in zip(lines, turns, strict=True):
-                if turn is None:
-                    dropped.append(self._dropped(line.seed, Rejected("no other task to join it with", text_of(line.now.prompt))))
-            asked = [turn for turn in turns if turn is not None]
-            answered = (yield [turn.ask for turn in asked]) if asked else []
-            for turn, one in zip(asked, answered, strict=True):
-                problem = self._step(turn, one, number, scene)
-                if problem is not None:
-                    dropped.append(self._dropped(turn.line.seed, problem))
-        made = [row for line in lines for row in self._emitted(line)]
-        return Made(made, dropped)
+            turns = [turn for line in alive if (turn := self._turn(line, number, ring, scene)) is not None]
+            answered = (yield [turn.ask for turn in turns]) if turns else []
+            for turn, one in zip(turns, answered, strict=True):
+                turn.line.problems += filter(None, [self._step(turn, one, number, scene)])
+        made = [row for line in alive for row in self._emitted(line)]
+        return Made(made, [one for line in lines for one in dropped(self.kind, line.seed, line.problems)])
 
     def _emitted(self, line: _Line) -> list[Row]:
         steps = line.steps if self.emit == "all" else line.steps[-1:]
         return [line.seed, *steps] if self.keep_original else steps
 
-    def _dropped(self, row: Row, problem: Rejected) -> Dropped:
-        return Dropped(row.id, self.kind, problem.reason, text=problem.text)
-
     # --- asking --------------------------------------------------------------------------------------------------------------
 
     def _turn(self, line: _Line, number: int, ring: _Ring, scene: Scene) -> _Turn | None:
-        """Return what a row is asked in a round, or None where it can only be joined and there is none to join it with."""
+        """Return what a row is asked in a round; None, and listed, where it can only be joined and there is none to join it with."""
         ops = self.ops if len(ring) > 1 else [op for op in self.ops if op != "fuse"]
         if not ops:
+            line.problems.append(Rejected("no other task to join it with", text_of(line.now.prompt)))
             return None
         seed = line.seed.id
         op = ops[int(canonical.fraction("evol", seed, str(number)) * len(ops))]

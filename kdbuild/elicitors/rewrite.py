@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Scene
 from kdbuild.elicitors._asking import Asking, values_of
 from kdbuild.elicitors._replies import code_in, same_words, unusable, unwrapped
-from kdbuild.elicitors._rows import require_drawn, reworded, text_of, unasked, variant
-from kdbuild.records import Dropped, Row
+from kdbuild.elicitors._rows import dropped, require_drawn, reworded, text_of, unasked, variant
+from kdbuild.records import Row
 
 Mode = Literal["paraphrase", "simplify", "formalise", "translate", "clean-code"]
 
@@ -79,16 +79,16 @@ class Rewrite(Asking):
         questions = [self.render(scene, row.id, {**values, "text": text}, self._name).strip() for text in texts]
         answered = yield [self.ask(scene, row.id, question, sample=i) for i in range(self.num_variants) for question in questions]
         made: list[Row] = [row] if self.keep_original else []
-        dropped: list[Rejected] = []
+        problems: list[Rejected] = []
         for i in range(self.num_variants):
             variants = self._read(answered[i * len(texts) : (i + 1) * len(texts)], texts)
             if isinstance(variants, Rejected):
-                dropped.append(variants)
+                problems.append(variants)
             else:
                 made.append(self._row(row, scene, *variants))
-        if not made and len(dropped) == 1:
-            return dropped[0]
-        return Made(made, [Dropped(row.id, self.kind, one.reason, text=one.text) for one in dropped])
+        if not made and len(problems) == 1:
+            return problems[0]
+        return Made(made, dropped(self.kind, row, problems))
 
     def _texts(self, row: Row) -> list[str] | Rejected:
         if self.field == "prompt":

@@ -12,9 +12,9 @@ from pydantic_core import PydanticCustomError
 from kdbuild import canonical
 from kdbuild.elicitors import Conversation, Elicitor, Made, Rejected, Scene, _patterns, _template
 from kdbuild.elicitors._asking import values_of
-from kdbuild.elicitors._rows import text_of, variant
+from kdbuild.elicitors._rows import dropped, text_of, variant
 from kdbuild.kinds import Model
-from kdbuild.records import Dropped, Message, Row
+from kdbuild.records import Message, Row
 from kdbuild.teachers import Signal
 
 _FIELDS = ("gold", "label", "rationale", "program", "feedback")
@@ -137,7 +137,7 @@ class Template(Elicitor):
         rejected = [one for one in made if isinstance(one, Rejected)]
         if not rows and len(rejected) == 1:
             return rejected[0]
-        return Made(rows, [Dropped(row.id, self.kind, one.reason, text=one.text) for one in rejected])
+        return Made(rows, dropped(self.kind, row, rejected))
 
     def _drawn(self, row: Row) -> Sequence[Form]:
         if self.pick == "all" or len(self._forms) == 1:

@@ -61,6 +61,9 @@ def test_the_last_marker_counts_and_is_found_in_bold_or_inside_a_line():
     assert split("So.\nAnswer:\n\n5\nmore", "Answer:", "number").written == "5"
     assert split("So.\nAnswer: one\ntwo\n\nthree", "Answer:", "text").written == "one\ntwo"
     assert split("Answering 4", "Answer:", "number") is None
+    assert split("Two and two. So the answer is 4.", "Answer:", "number").written == "4."
+    assert split("The answer isn't 4", "Answer:", "number") is None
+    assert split("The answer is 4.", "####", "number") is None
 
 
 @pytest.mark.parametrize(

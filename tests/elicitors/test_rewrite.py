@@ -51,6 +51,7 @@ def test_variants_are_samples_and_bad_ones_are_listed(drive):
     assert [ask.sample for ask in driven.asks] == [0, 1, 2, 3]
     assert [row.messages[1].content for row in driven.rows] == ["One way?"]
     assert [one.reason for one in driven.dropped] == ["the same as before", "empty answer", "refusal"]
+    assert [one.id for one in driven.dropped] == ["r1", "r1/2", "r1/3"]
     answers = drive(Rewrite(field="answer", num_variants=2, temperature=1.0), [ROW], lambda ask: texts[0] + str(ask.sample))
     assert len({row.id for row in answers.rows} - {"r1"}) == 2
 
