@@ -66,6 +66,10 @@ HOSTILE: dict[str, tuple[str, set[str]]] = {
         "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()\nraise SystemExit(3)",
         {sandbox.CODE},
     ),
+    "folders that cannot be listed": (
+        "import os\nfor i in range(5000):\n    os.mkdir(str(i), 0o300)\n    open(str(i) + '/x', 'wb').write(bytes(1 << 16))",
+        {sandbox.DISK},
+    ),
     # --- reaching the network
     "TCP": ("import socket\nsocket.create_connection(('127.0.0.1', {port})).sendall(b'x')", {sandbox.NETWORK}),
     "TCP below the hook": (LIBC + "print(libc.socket(2, 1, 0))", {sandbox.SYSTEM}),
@@ -411,6 +415,7 @@ def test_a_machine_that_cannot_confine_is_refused(monkeypatch, without):
 
 @pytest.mark.parametrize("system", ["darwin", "win32"])
 def test_another_system_is_told_in_a_sentence(monkeypatch, system):
+    monkeypatch.setenv(sandbox.SANDBOX_VARIABLE, "weak")
     monkeypatch.setattr(sys, "platform", system)
     with pytest.raises(StageError, match=f"Linux only, since {system}"):
         Worker(packages=False)

@@ -33,7 +33,7 @@ FOLDER = "/program"
 """The folder of a program, as it and its messages call it."""
 MAX_FILES = 1024
 """Files and folders of a program, at most."""
-_MAX_OPEN, _MAX_THREADS = 64, 64
+_MAX_OPEN, _MAX_THREADS = 64, 512
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/zero")
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 _NAMESPACES = _kernel.CLONE_NEWNS | _kernel.CLONE_NEWNET | _kernel.CLONE_NEWIPC | _kernel.CLONE_NEWUTS
@@ -83,7 +83,10 @@ def prepare(paths: tuple[str, ...], without: tuple[str, ...]) -> Means:
         _enter_private_root(paths)
     nobody = os.geteuid() == 0 and (private_root or all(map(_everyone_reads, paths))) and _succeeds(_become_nobody)
     landlock = "landlock" not in without and _kernel.landlock_version() > 0
-    seccomp = "seccomp" not in without and _seccomp.is_known() and _succeeds(_filter_calls)
+    seccomp = "seccomp" not in without and _seccomp.is_known()
+    if seccomp:
+        _seccomp.program(os.getpid())  # makes it before the processes that need it are forked
+        seccomp = _succeeds(_filter_calls)
     return Means(private_root, landlock, seccomp, nobody)
 
 
@@ -168,10 +171,9 @@ def confine(means: Means, limits: Limits, folder: str, paths: tuple[str, ...]) -
     _set_limits(means, limits)
     if means.nobody:
         _become_nobody()
-    elif sys.platform == "linux":
+    else:
         _kernel.drop_capabilities()
-    if sys.platform == "linux":
-        _kernel.prctl(_kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _kernel.prctl(_kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     if means.landlock:
         _kernel.prctl(_kernel.PR_SET_NO_NEW_PRIVS, 1)
         _kernel.restrict_files([*paths, "/dev/urandom", "/dev/zero"], [folder, "/dev/null"])
@@ -227,7 +229,7 @@ def is_full(folder: str, limits: Limits) -> bool:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:
+            if error.errno in (errno.ENAMETOOLONG, errno.EACCES):  # what cannot be measured
                 return True
     return False
 
@@ -243,6 +245,8 @@ def remove(folder: str) -> None:
             continue
         path.chmod(0o700)
         for entry in list(path.iterdir()):  # what is in it goes aside under a name of ours: no path gets long
+            if entry.is_dir() and not entry.is_symlink():
+                entry.chmod(0o700)
             num_moved += 1
             waiting.append(entry.rename(aside / str(num_moved)))
         path.rmdir()

@@ -114,7 +114,7 @@ class Worker:
 
 
 def _check_system() -> None:
-    if sys.platform == "win32" or (sys.platform != "linux" and os.environ.get(sandbox.SANDBOX_VARIABLE) != "weak"):
+    if sys.platform != "linux":
         raise StageError(
             f"programs that a model wrote are run on Linux only, since {sys.platform} has no seccomp and no Landlock",
             hint="run the stage in a Linux container, or leave out `pot`, `trajectory` and `revise: {against: execution}`",
@@ -215,7 +215,9 @@ class _Pool:
         try:
             worker = worker or Worker(packages=self._packages)
             return worker.run(job, limits)
-        except StageError:
+        except BaseException:  # whatever it was in the middle of, the next program must not see
+            if worker is not None:
+                worker.close()
             worker = None
             raise
         finally:

@@ -11,6 +11,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterator
+from functools import cache
 
 from kdbuild.sandbox import _kernel
 from kdbuild.sandbox._syscalls import ALLOWED, CHECKED, FATAL
@@ -29,6 +30,9 @@ _STREAM, _TYPE_MASK = 1, 0xF
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
 _SIGNALLING_FCNTLS = (8, 10, 15)  # F_SETOWN F_SETSIG F_SETOWN_EX: a way of having the kernel signal others
 
+_SOME_PID = 0xFEEDBEEF
+"""Stands for the process's own number; no constant of the filter is the same."""
+
 _Op = tuple[int, int, int, int]
 """code, jump if true, jump if false, constant."""
 
@@ -40,13 +44,19 @@ def is_known() -> bool:
 
 def program(pid: int) -> bytes:
     """Return the filter of the process `pid` on this machine, as an array of `struct sock_filter`."""
+    return _program().replace(struct.pack("<I", _SOME_PID), struct.pack("<I", pid))
+
+
+@cache
+def _program() -> bytes:
+    """Return the filter of a process `_SOME_PID`: made once, before the processes are there."""
     column, audit_arch = _ARCHITECTURES[platform.machine()]
     ops: list[_Op] = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, audit_arch), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER)]
     ops += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
     for numbers in ALLOWED.values():
         ops += _when(numbers[column], [(_RETURN, 0, 0, _ALLOW)])
     for name, numbers in CHECKED.items():
-        ops += _when(numbers[column], list(_check(name, pid)))
+        ops += _when(numbers[column], list(_check(name)))
     for numbers in FATAL.values():
         ops += _when(numbers[column], [(_RETURN, 0, 0, _KILL)])
     ops.append((_RETURN, 0, 0, _ERROR | errno.ENOSYS))
@@ -71,13 +81,13 @@ def _when(number: int | None, then: list[_Op]) -> list[_Op]:
     return [] if number is None else [(_EQUAL, 0, len(then), number), *then]
 
 
-def _check(name: str, pid: int) -> Iterator[_Op]:
+def _check(name: str) -> Iterator[_Op]:
     if name == "clone":
         yield from _argument(0, [_CLONE_THREAD], _ALLOW, _KILL, compare=_ANY_BIT)
     elif name in ("kill", "tgkill"):
-        yield from _argument(0, [pid], _ALLOW, _KILL)
+        yield from _argument(0, [_SOME_PID], _ALLOW, _KILL)
     elif name == "prlimit64":
-        yield from _argument(0, [0, pid], _ALLOW, _KILL)
+        yield from _argument(0, [0, _SOME_PID], _ALLOW, _KILL)
     elif name == "socketpair":  # a datagram socket could be sent to others' sockets by name
         yield from _argument(1, [_STREAM], _ALLOW, _KILL, mask=_TYPE_MASK)
     elif name == "ioctl":
