@@ -62,8 +62,11 @@ def _draw(logits_V: torch.Tensor, ask: Ask, generator: torch.Generator) -> int:
     probs_V = torch.softmax(logits_V.double().cpu() / ask.temperature, dim=-1)
     chance = torch.rand((), generator=generator, dtype=torch.float64)
     # Putting a whole vocabulary in order takes ten times as long as its head, which nearly always has the token.
-    token = _drawn(probs_V, _head(probs_V), ask.top_p, chance)
-    return int(_drawn(probs_V, torch.arange(len(probs_V)), ask.top_p, chance) if token is None else token)
+    for words_K in (_head(probs_V), torch.arange(len(probs_V))):
+        token = _drawn(probs_V, words_K, ask.top_p, chance)
+        if token is not None:
+            return int(token)
+    raise AssertionError("a whole vocabulary has every token")
 
 
 def _drawn(probs_V: torch.Tensor, words_K: torch.Tensor, top_p: float, chance: torch.Tensor) -> torch.Tensor | None:

@@ -22,8 +22,8 @@ SIDES = ("its use", "its history", "its shape", "a child's view of it", "what it
 class Card(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    title: str = Field(max_length=30)
-    explanation: str = Field(max_length=80)
+    title: str = Field(max_length=20)
+    explanation: str = Field(max_length=48)
     difficulty: int = Field(ge=1, le=5)
     audience: Literal["children", "students", "experts"]
 

@@ -69,6 +69,21 @@ def test_tokens_are_drawn_from_the_tempered_distribution_within_top_p():
         assert torch.equal(drawn > 0, expected > 0)
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0])
+def test_a_draw_that_looks_at_the_likeliest_words_first_is_that_of_the_whole_order(spread):
+    for seed in range(12):
+        logits = torch.randn(5000, generator=torch.Generator().manual_seed(seed)) * spread
+        logits = logits.bfloat16().float() if seed % 2 else logits  # many words are then equally likely
+        for temperature, top_p in ((1.0, 1.0), (0.7, 0.95), (1.5, 0.5), (1.0, 0.01)):
+            probs, order = torch.softmax(logits.double() / temperature, -1).sort(descending=True, stable=True)
+            total = probs.cumsum(0)
+            kept = min(1 + int((total < top_p).sum()), 5000) if top_p < 1 else 5000
+            chance = torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            expected = int(order[int(torch.searchsorted(total, chance * total[kept - 1], right=True))])
+            ask = Ask("r", (), 1, temperature=temperature, top_p=top_p)
+            assert _draw(logits, ask, torch.Generator().manual_seed(seed)) == expected
+
+
 def test_blocks_are_formed_again_by_a_restart():
     rows = list(enumerate(asks_of(20_000, 20)))
     formed = [[index for index, _ in block] for block in blocks(rows)]
