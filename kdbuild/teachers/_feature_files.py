@@ -112,6 +112,7 @@ class FeatureFiles:
 
         self.folder = folder
         manifest = records.read_manifest(folder)
+        self._names = set(manifest["files"])
         self._by_row: dict[str, list[Feature]] = defaultdict(list)
         for one in records.read_dataset(folder, Feature):
             self._by_row[one.id].append(one)
@@ -147,7 +148,10 @@ class FeatureFiles:
         digest = self.teachers[actor]["vocabulary"]
         if digest is None:
             return None
-        found = Vocabulary.read(self.folder / f"vocabulary-{actor}.json")
+        name = f"vocabulary-{actor}.json"
+        if name not in self._names:  # which no name of an actor can lead out of
+            raise ArtifactError(f"{self.folder} has no vocabulary of `{actor}`, and its manifest says it has one")
+        found = Vocabulary.read(self.folder / name)
         if found.digest != digest:
             raise ArtifactError(f"{self.folder}: the vocabulary of `{actor}` is not what the manifest says")
         return found

@@ -28,8 +28,8 @@ class Vocabulary:
     """Ids of tokens that are no text: ends of turns and the like."""
 
     def text(self, token: int) -> bytes:
-        """Return what a token adds to a text: nothing where it is a control."""
-        return b"" if token in self.controls else self.words[token]
+        """Return what a token adds to a text: nothing where it is a control or none of these."""
+        return b"" if token in self.controls or not 0 <= token < len(self.words) else self.words[token]
 
     @cached_property
     def digest(self) -> str:

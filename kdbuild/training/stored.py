@@ -301,12 +301,13 @@ class _FullRows:
     def _masses(self, found: _Found, voice: _Voice, first: int, last: int) -> torch.Tensor:
         if voice.counterparts is None or voice.alignment is None:
             return self._checked(torch.from_numpy(found.files.full_rows(voice.feature, first, last)).float()).exp()
-        columns = torch.from_numpy(voice.alignment.columns(voice.counterparts.ends))
-        known = columns >= 0
+        columns_V = torch.from_numpy(voice.alignment.columns(voice.counterparts.ends))
         masses_CV = torch.zeros((last - first, self._num_logits))
         for i, at in enumerate(voice.counterparts.positions_T[first:last].tolist()):
             if at != NONE:
                 theirs_V = torch.from_numpy(found.files.full_rows(voice.feature, at, at + 1)[0]).float().exp()
+                columns = columns_V[: len(theirs_V)]  # a tokenizer and a head need not be of one size
+                known = (columns != NONE) & (columns < self._num_logits)
                 masses_CV[i].index_add_(0, columns[known], theirs_V[: len(columns)][known])
             total = masses_CV[i].sum()
             if at == NONE or not total > 0:

@@ -129,6 +129,20 @@ def test_torn_data_sets_are_refused(tmp_path):
         FeatureFiles(folder)
 
 
+def test_a_manifest_cannot_name_a_file_outside(tmp_path):
+    reading = Reading("top-k", 4)
+    folder = tmp_path / "f"
+    written(folder, some(reading), reading)
+    WORDS.write(tmp_path / "secret.json")
+    (folder / "vocabulary-").mkdir()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    actor = "/../../secret"
+    manifest["teachers"] = {actor: manifest["teachers"]["teacher"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="no vocabulary"):
+        FeatureFiles(folder).vocabulary(actor)
+
+
 def test_an_operator_offers_what_it_reads():
     from kdbuild import kinds
 

@@ -49,6 +49,7 @@ def test_controls_are_no_text():
     assert tokenizer.eos_token_id in vocabulary.controls
     assert vocabulary.text(tokenizer.eos_token_id) == b""
     assert vocabulary.words[tokenizer.eos_token_id] == b"<|end|>"
+    assert vocabulary.text(len(vocabulary.words)) == vocabulary.text(-1) == b""
 
 
 def test_digests_are_those_of_ids_and_texts(tmp_path):
