@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,13 @@ from kdbuild.elicitors import Answered, Conversation, Rejected, Scene, _structur
 from kdbuild.elicitors._asking import Asking
 from kdbuild.elicitors._made import Harvest
 from kdbuild.records import Message, Row
-from kdbuild.teachers import Ask
+from kdbuild.teachers import Answer, Ask
+
+PARAGRAPH = ("\n\n",)
+"""What ends an answer of one paragraph: small teachers go on with an answer to their own question."""
+
+_TITLES = ("question", "instruction", "task", "goal", "query", "search query", "text", "request")
+_QUOTES = (('"', '"'), ("\u201c", "\u201d"), ("'", "'"))
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Draft:
     values: Mapping[str, Any]
     """What the question was made of."""
     sample: int
+    stop: tuple[str, ...] = ()
+    """What ends the answer; with plain text."""
 
 
 class Making(Asking):
@@ -37,8 +46,10 @@ class Making(Asking):
     """New rows of each row (of each passage): so many questions, each sampled by itself."""
     temperature: float = Field(0.7, ge=0)
     """0 answers with the likeliest token each time; above, tokens are drawn, seeded by the row's id and the number of the question."""
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Tokens are drawn from the smallest set with this share of the probability."""
     max_prompt_chars: int = Field(200, ge=8)
-    """Longest prompt (instruction, question) that the form of an answer admits."""
+    """Longest prompt (instruction, question, query) of a new row."""
     max_answer_chars: int = Field(240, ge=8)
     """Longest answer that the form admits, where prompt and answer come together."""
 
@@ -50,7 +61,7 @@ class Making(Asking):
         answers = yield [self._put(draft, row, scene) for draft in drafts]
         harvest = Harvest(self.kind)
         for draft, answered in zip(drafts, answers, strict=True):
-            read = _read(draft, answered)
+            read = self._read(draft, answered)
             made = read if isinstance(read, Rejected) else self.row_of(read, draft, row, scene, answered)
             if isinstance(made, Rejected):
                 harvest.refuse(answered, made)
@@ -68,7 +79,26 @@ class Making(Asking):
 
     def _put(self, draft: Draft, row: Row, scene: Scene) -> Ask:
         schema = None if draft.form is None else _structured.schema_of(draft.form)
-        return self.ask(scene, row.id, draft.text, sample=draft.sample, schema=schema)
+        return self.ask(scene, row.id, draft.text, sample=draft.sample, schema=schema, stop=draft.stop)
+
+    def _read(self, draft: Draft, answered: Answered) -> dict[str, Any] | Rejected:
+        """Return the fields of an answer; plain text is `text`."""
+        answer = answered.answer
+        if draft.form is not None:
+            return _fields(draft.form, answer)
+        text = answer.text.strip()
+        return {"text": text} if text else Rejected("empty answer")
+
+    def prompt_of(self, answered: Answered) -> str | Rejected:
+        """Return the prompt that a plain answer is, without the quotes and the title that small models put around it."""
+        text = re.sub(rf"\A(?:{'|'.join(_TITLES)})\s*:\s*", "", answered.answer.text.strip(), flags=re.IGNORECASE)
+        if len(text) > 1 and (text[0], text[-1]) in _QUOTES and text.count(text[0]) <= 2:
+            text = text[1:-1].strip()
+        if not text:
+            return Rejected("empty answer")
+        if not answered.answer.ended:
+            return Rejected("cut at the token limit", text)
+        return text if len(text) <= self.max_prompt_chars else Rejected("longer than `max_prompt_chars`", text)
 
 
 def turns(*texts: str, ended: bool = True) -> tuple[Message, ...]:
@@ -86,12 +116,8 @@ def form(**max_chars: int) -> type[BaseModel]:
     return create_model("Form", **fields)
 
 
-def _read(draft: Draft, answered: Answered) -> dict[str, Any] | Rejected:
-    answer = answered.answer
-    if draft.form is None:
-        text = answer.text.strip()
-        return {"text": text} if text else Rejected("empty answer")
-    read = _structured.read(draft.form, answer)
+def _fields(form: type[BaseModel], answer: Answer) -> dict[str, Any] | Rejected:
+    read = _structured.read(form, answer)
     if isinstance(read, Rejected):
         return read
     found = read.model_dump(by_alias=True)

@@ -6,12 +6,12 @@ does not end an unbounded text by itself.
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from kdbuild import canonical
 from kdbuild.elicitors import Rejected
 from kdbuild.teachers import Answer
 
@@ -20,9 +20,12 @@ Form = TypeVar("Form", bound=BaseModel)
 
 @lru_cache(maxsize=256)
 def schema_of(form: type[BaseModel]) -> str:
-    """Return the JSON schema of `form` as canonical JSON: every field required, no others allowed, no titles."""
+    """Return the JSON schema of `form` as JSON: every field required, no others allowed, no titles.
+
+    Fields stand in the order of the form, not sorted: that is the order a teacher writes them in (a question before its answer).
+    """
     schema = form.model_json_schema()
-    return canonical.dumps(_plain(schema, schema.get("$defs", {})))
+    return json.dumps(_plain(schema, schema.get("$defs", {})), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any, defs: dict[str, Any]) -> Any:

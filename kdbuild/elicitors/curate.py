@@ -9,7 +9,7 @@ from pydantic import Field
 from kdbuild.elicitors import Answered, Rejected, Scene
 from kdbuild.elicitors._asking import values_of
 from kdbuild.elicitors._made import drawn
-from kdbuild.elicitors._making import Draft, Making, form, turns
+from kdbuild.elicitors._making import PARAGRAPH, Draft, Making, form, turns
 from kdbuild.records import Message, Row
 
 
@@ -59,14 +59,9 @@ class Curate(Making):
         about = "\n".join(f"{name}: {value}" for name, value in sorted(row.meta.items()) if name not in ("kind", "value"))
         meta = {"kind": "topic", **row.meta}
         values = {**values_of(row), "meta": meta, "about": about, "persona": persona[0]}
-        return Draft(self.render(scene, row.id, values, self.emit), self._form(), values, n)
-
-    def _form(self) -> Any:
-        if self.emit == "passage":
-            return None
-        if self.emit == "pair":
-            return form(question=self.max_prompt_chars, answer=self.max_answer_chars)
-        return form(**{"text" if self.emit == "sample" else self.emit: self.max_prompt_chars})
+        pair = form(question=self.max_prompt_chars, answer=self.max_answer_chars) if self.emit == "pair" else None
+        stop = PARAGRAPH if self.emit in ("instruction", "goal", "sample") else ()
+        return Draft(self.render(scene, row.id, values, self.emit), pair, values, n, stop)
 
     def row_of(self, read: dict[str, Any], draft: Draft, row: Row, scene: Scene, answered: Answered) -> Row | Rejected:
         """Return the row that an answer makes."""
@@ -80,5 +75,5 @@ class Curate(Making):
             return scene.child([row], messages=turns(read["question"], read["answer"]), **fields)
         if self.emit == "sample":
             fields |= {"label": row.meta["value"], "gold": row.meta["value"]}
-        (text,) = read.values()
-        return scene.child([row], messages=(Message("user", text),), **fields)
+        text = self.prompt_of(answered)
+        return text if isinstance(text, Rejected) else scene.child([row], messages=(Message("user", text),), **fields)

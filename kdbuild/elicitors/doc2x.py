@@ -12,7 +12,7 @@ from kdbuild import canonical
 from kdbuild.elicitors import Answered, Rejected, Scene
 from kdbuild.elicitors._asking import values_of
 from kdbuild.elicitors._examples import read_examples
-from kdbuild.elicitors._making import Draft, Making, form, turns
+from kdbuild.elicitors._making import PARAGRAPH, Draft, Making, form, turns
 from kdbuild.elicitors._signature import call_form
 from kdbuild.records import Row
 from kdbuild.spec.sources import check_path
@@ -109,7 +109,8 @@ class Doc2x(Making):
                 own = self._form(row, n)
                 if isinstance(own, Rejected):
                     return own
-                found.append(Draft(question, own, values, n))
+                stop = PARAGRAPH if self.emit in ("query", "instruction", "task") else ()
+                found.append(Draft(question, own, values, n, stop))
         return found
 
     def _values(self, row: Row) -> dict[str, Any]:
@@ -132,8 +133,6 @@ class Doc2x(Making):
             yield row.media.get("text_view") or "", {"media": row.media}
 
     def _form(self, row: Row, n: int) -> type[BaseModel] | Rejected | None:
-        if self.emit == "summary":
-            return None
         if self.emit == "question":
             return form(question=self.max_prompt_chars, answer=self.max_answer_chars)
         if self.emit == "dialogue":
@@ -142,7 +141,7 @@ class Doc2x(Making):
             parameters = (row.tool or {}).get("parameters")
             drawn = f"{row.id}/{n}"
             return call_form(parameters, drawn, max_request_chars=self.max_prompt_chars, max_value_chars=self.max_value_chars)
-        return form(**{self.emit: self.max_prompt_chars})
+        return None
 
     # --- rows --------------------------------------------------------------------------------------------------------------------
 
@@ -151,7 +150,10 @@ class Doc2x(Making):
         document = str(draft.values["document"])
         if self.emit == "question" and self.extractive and _plain(read["answer"]) not in _plain(document):
             return Rejected("an answer that is not in the document", answered.answer.text)
-        prompt, *rest = self._turns(read, draft, row, scene)
+        made = self._turns(read, draft, row, scene, answered)
+        if isinstance(made, Rejected):
+            return made
+        prompt, *rest = made
         if self.show_document:
             prompt = self.render(scene, row.id, {**draft.values, "prompt": prompt}, "shown").strip()
         ended = answered.answer.ended if self.emit == "summary" else True
@@ -162,11 +164,9 @@ class Doc2x(Making):
             fields["gold"] = rest[-1]
         return scene.child([row], messages=turns(prompt, *rest, ended=ended), **fields)
 
-    def _turns(self, read: dict[str, Any], draft: Draft, row: Row, scene: Scene) -> list[str]:
+    def _turns(self, read: dict[str, Any], draft: Draft, row: Row, scene: Scene, answered: Answered) -> list[str] | Rejected:
         if self.emit == "question":
             return [read["question"], read["answer"]]
-        if self.emit == "instruction":
-            return [read["instruction"], str(draft.values["document"])]
         if self.emit == "call":
             name = (row.tool or {}).get("name", "")
             return [read["request"], canonical.dumps({"name": name, "arguments": read["arguments"]})]
@@ -174,7 +174,10 @@ class Doc2x(Making):
             return [self.render(scene, row.id, dict(draft.values), "summary-prompt").strip(), read["text"]]
         if self.emit == "dialogue":
             return [text for turn in read["turns"] for text in (turn["user"].strip(), turn["assistant"].strip())]
-        return [read[self.emit]]
+        prompt = self.prompt_of(answered)
+        if isinstance(prompt, Rejected):
+            return prompt
+        return [prompt, str(draft.values["document"])] if self.emit == "instruction" else [prompt]
 
 
 @lru_cache(maxsize=32)

@@ -88,6 +88,9 @@ class SelfInstruct(Asking):
     temperature: float = Field(0.7, ge=0)
     """0 answers with the likeliest token each time; above, tokens are drawn, seeded by row, round and place."""
 
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Tokens are drawn from the smallest set with this share of the probability."""
+
     @model_validator(mode="after")
     def _lengths(self) -> Self:
         if self.min_words > self.max_words:

@@ -21,14 +21,13 @@ def reply(**fields):
 
 @pytest.mark.parametrize("emit", ["instruction", "goal"])
 def test_a_prompt_about_a_topic(drive, emit):
-    driven = drive(Curate(emit=emit), [TOPIC], reply(**{emit: " Why are there two tides a day? "}))
+    driven = drive(Curate(emit=emit), [TOPIC], lambda ask: ' Question: "Why are there two tides a day?" ')
     (row,), (ask,) = driven.rows, driven.asks
     assert row.messages == (Message("user", "Why are there two tides a day?"),)
     assert (row.parents, row.roots, row.meta, row.keys) == (("t",), ("t",), TOPIC.meta, row.keys)
     assert len(row.keys) == 1
-    said = ask.messages[-1].content
-    assert said.startswith("Topic: tides\nlevel: school\n\n")
-    assert list(json.loads(ask.schema)["properties"]) == [emit]
+    assert "about this topic: tides\n\nlevel: school\n" in ask.messages[-1].content or emit == "goal"
+    assert (ask.schema, ask.stop) == (None, ("\n\n",))
 
 
 def test_a_pair_is_learned(drive):
@@ -39,7 +38,7 @@ def test_a_pair_is_learned(drive):
 
 def test_a_sample_has_its_label(drive):
     label = Row("l", meta={"kind": "label", "value": "negative", "task": "film review"})
-    driven = drive(Curate(emit="sample"), [label], reply(text="I left after ten minutes."))
+    driven = drive(Curate(emit="sample"), [label], lambda ask: "I left after ten minutes.")
     (row,) = driven.rows
     assert (row.prompt[-1].content, row.label, row.gold, row.answer) == ("I left after ten minutes.", "negative", "negative", None)
     assert "task: film review" in driven.asks[0].messages[-1].content
@@ -54,7 +53,7 @@ def test_a_passage_is_the_answer_to_a_short_instruction(drive):
 
 def test_several_rows_are_asked_at_once_each_a_sample_of_its_own(drive):
     texts = iter(["Why?", "How?", "Why?"])
-    driven = drive(Curate(per_row=3), [TOPIC], lambda ask: json.dumps({"instruction": next(texts)}))
+    driven = drive(Curate(per_row=3), [TOPIC], lambda ask: next(texts))
     assert [len(asks) for asks in driven.rounds] == [3]
     assert len({ask.seed for ask in driven.asks}) == 3
     assert [row.prompt[0].content for row in driven.rows] == ["Why?", "How?"]
@@ -68,7 +67,7 @@ def test_personas_are_drawn_by_row_and_number_and_one_more_changes_few(drive):
     personas = ["a sailor", "a child", "a teacher"]
 
     def asked(personas):
-        driven = drive(Curate(personas=personas, per_row=2), rows, reply(instruction="Why are there tides?"))
+        driven = drive(Curate(personas=personas, per_row=2), rows, lambda ask: "Why are there tides?")
         return [ask.messages[-1].content for ask in driven.asks]
 
     before, after = asked(personas), asked([*personas, "a poet"])
@@ -81,18 +80,32 @@ def test_personas_are_drawn_by_row_and_number_and_one_more_changes_few(drive):
     ("answer", "reason"),
     [
         (Answer("Why?", True, 3, 3), "not JSON of the form asked for"),
-        (Answer('{"instruction": "Wh', False, 3, 3), "cut at the token limit"),
-        (Answer('{"instruction": "  "}', True, 3, 3), "an empty text in the answer"),
-        (Answer('{"instruction": "x", "more": 1}' * 2, True, 3, 3), "not JSON of the form asked for"),
+        (Answer('{"question": "Wh', False, 3, 3), "cut at the token limit"),
+        (Answer('{"question": "Why?", "answer": "  "}', True, 3, 3), "an empty text in the answer"),
+        (Answer('{"question": "x", "answer": "y"}' * 2, True, 3, 3), "not JSON of the form asked for"),
     ],
 )
 def test_an_answer_of_another_form_is_rejected(drive, answer, reason):
+    driven = drive(Curate(emit="pair"), [TOPIC], lambda ask: answer)
+    assert ([one.reason for one in driven.rejected], driven.rows) == ([reason], [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Answer("Why are", False, 3, 3), "cut at the token limit"),
+        (Answer("Why " * 60, True, 3, 3), "longer than `max_prompt_chars`"),
+        (Answer(' "" ', True, 3, 3), "empty answer"),
+        (Answer("Task: ", True, 3, 3), "empty answer"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_rejected(drive, answer, reason):
     driven = drive(Curate(), [TOPIC], lambda ask: answer)
     assert ([one.reason for one in driven.rejected], driven.rows) == ([reason], [])
 
 
 def test_of_several_bad_answers_each_is_listed(drive):
-    driven = drive(Curate(per_row=2), [TOPIC], lambda ask: "no")
+    driven = drive(Curate(emit="pair", per_row=2), [TOPIC], lambda ask: "no")
     assert [dropped.reason for dropped in driven.dropped] == ["not JSON of the form asked for"] * 2
     assert len({dropped.id for dropped in driven.dropped}) == 2
 
@@ -108,7 +121,7 @@ def test_templates_are_those_of_what_is_made(drive, tmp_path):
     assert {path.stem for path in Curate(emit="goal").templates()} == {"goal"}
     (tmp_path / "own.j2").write_text("Ask of {{ meta.value }} ({{ meta.kind }}) as {{ persona }}.")
     operator = Curate(template="own.j2", personas=["a child"])
-    driven = drive(operator, [TOPIC], reply(instruction="Why?"), Scene(tmp_path))
+    driven = drive(operator, [TOPIC], lambda ask: "Why?", Scene(tmp_path))
     assert driven.asks[0].messages[-1].content == "Ask of tides (topic) as a child."
     assert (operator.files(), operator.templates()) == (("own.j2",), ())
 
@@ -118,3 +131,4 @@ def test_the_forms_fit_the_default_limit():
     assert (operator.max_prompt_chars + operator.max_answer_chars) / 2 < operator.max_new_tokens
     schema = json.loads(next(operator.elicit(TOPIC, Scene(Path())))[0].schema)
     assert {name: one["maxLength"] for name, one in schema["properties"].items()} == {"question": 200, "answer": 240}
+    assert list(schema["properties"]) == ["question", "answer"]  # a question is written before its answer

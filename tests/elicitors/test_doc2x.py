@@ -48,7 +48,7 @@ def learned(text, ended=True):
 
 @pytest.mark.parametrize("emit", ["query", "task"])
 def test_a_prompt_alone(drive, emit):
-    (row,) = drive(Doc2x(emit=emit), [DOC], reply(**{emit: "length of the Nile"})).rows
+    (row,) = drive(Doc2x(emit=emit), [DOC], lambda ask: "length of the Nile").rows
     assert (row.messages, row.context, row.parents, row.answer) == ((user("length of the Nile"),), DOC.context, ("d",), None)
 
 
@@ -70,7 +70,7 @@ def test_an_extractive_answer_stands_in_the_document(drive):
 
 
 def test_a_document_is_the_answer_to_its_instruction(drive):
-    (row,) = drive(Doc2x(emit="instruction"), [DOC], reply(instruction="Tell me about the Nile.")).rows
+    (row,) = drive(Doc2x(emit="instruction"), [DOC], lambda ask: "Tell me about the Nile.").rows
     assert row.messages == (user("Tell me about the Nile."), learned(TEXT))
 
 
@@ -133,13 +133,13 @@ def test_examples_are_shown_and_named_by_their_line(drive, tmp_path):
     path = tmp_path / "shots.jsonl"
     path.write_text('{"document": "The Rhine is 1,230 km long.", "text": "how long is the rhine"}\n\n')
     operator = Doc2x(emit="query", examples="shots.jsonl")
-    driven = drive(operator, [DOC], reply(query="x"), Scene(tmp_path))
+    driven = drive(operator, [DOC], lambda ask: "x", Scene(tmp_path))
     assert driven.asks[0].messages[0].content.startswith("Text:\nThe Rhine is 1,230 km long.\n\nQuery: how long is the rhine\n\nText:\n")
     assert operator.files() == ("shots.jsonl",)
     for text, message in [('{"document": "x"}', "shots.jsonl:1 is not an example"), ("\n", "holds no examples"), ("[", "shots.jsonl:1")]:
         path.write_text(text)
         with pytest.raises(SpecError, match=message):
-            drive(operator, [DOC], reply(query="x"), Scene(tmp_path))
+            drive(operator, [DOC], lambda ask: "x", Scene(tmp_path))
     with pytest.raises(ValidationError, match="goes up"):
         Doc2x(examples="../shots.jsonl")
 
