@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 from kdbuild.errors import StageError
 from kdbuild.records import Message
 from kdbuild.teachers._cache import join, keep, new_cache, taken
+from kdbuild.teachers._prompts import prompt_ids
 
 _SHORTEST_PREFIX = 8
 """Tokens below which sharing the start of the prompts is not worth a pass of its own."""
@@ -106,9 +107,7 @@ class Network:
 
     def encode(self, messages: Iterable[Message]) -> list[int]:
         """Return the tokens of a prompt: the turns, then what the chat template writes before an answer."""
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return prompt_ids(self.tokenizer, messages)
 
     @torch.inference_mode()
     def prefix(self, prompts: Sequence[list[int]]) -> Prefix:

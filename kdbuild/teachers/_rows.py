@@ -10,16 +10,13 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from kdbuild.errors import KdbuildError
-from kdbuild.records import Row
 from kdbuild.teachers import Answer, Ask, Operation
 from kdbuild.teachers import Reading as Wanted
 from kdbuild.teachers._batch import Network
-from kdbuild.training.tokens import encode
+from kdbuild.teachers._prompts import choice_ids, reading_ids
 
 if TYPE_CHECKING:
     from kdbuild.teachers._grammar import Grammars, Matcher
-
-_NO_LIMIT = 2**31
 
 
 class Unanswerable(Exception):
@@ -127,21 +124,20 @@ def _prepare(index: int, ask: Ask, network: Network, grammars: Grammars) -> Aske
 
 
 def _choosing(index: int, ask: Ask, prompt: list[int], tokenizer: PreTrainedTokenizerBase) -> Choosing:
-    choices = [list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) for text in ask.choices]
+    choices = choice_ids(tokenizer, ask.choices)
     if not all(choices):
         raise Unanswerable("a choice has no tokens", len(prompt))
     return Choosing(index, ask, prompt, choices)
 
 
 def _reading(index: int, ask: Ask, wanted: Wanted, network: Network) -> Reading:
-    encoded = encode(network.tokenizer, Row(ask.row, messages=ask.messages), _NO_LIMIT)
-    trained = [i for i, learned in enumerate(encoded.trained) if learned and i > 0]
+    ids, trained = reading_ids(network.tokenizer, ask.row, ask.messages)
     if not trained:
-        raise Unanswerable("there is no token of a trained turn to read", len(encoded.ids))
+        raise Unanswerable("there is no token of a trained turn to read", len(ids))
     num_layers = network.model.config.get_text_config().num_hidden_layers
     if not all(-num_layers - 1 <= layer <= num_layers for layer in wanted.layers):
-        raise Unanswerable(f"layers {list(wanted.layers)} are asked for, and the model has {num_layers}", len(encoded.ids))
-    return Reading(index, ask, encoded.ids, wanted, trained)
+        raise Unanswerable(f"layers {list(wanted.layers)} are asked for, and the model has {num_layers}", len(ids))
+    return Reading(index, ask, ids, wanted, trained)
 
 
 def failure(reason: str, num_prompt_tokens: int = 0) -> Answer:

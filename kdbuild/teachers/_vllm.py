@@ -21,14 +21,13 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from kdbuild.errors import KdbuildError, RowError, StageError
-from kdbuild.records import Row
 from kdbuild.teachers import Answer, Ask, Operation, Session, _features
 from kdbuild.teachers._generate import Incoming
 from kdbuild.teachers._next_token import before_stop, text_of
+from kdbuild.teachers._prompts import choice_ids, prompt_ids, reading_ids
 from kdbuild.teachers._rows import Unanswerable, failure, rounded
 from kdbuild.teachers._session import chat_tokenizer
 from kdbuild.training.models import HUB
-from kdbuild.training.tokens import encode
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
@@ -39,7 +38,6 @@ _CPU_CACHE_GB = 4.0
 """Past keys and values on a CPU, whose memory other programs use too; vLLM alone would take nearly all."""
 _MOST_NAMED_TOKENS = 128
 """Tokens whose log-probability vLLM gives at one position at most."""
-_NO_LIMIT = 2**31
 _ENDED = {"stop": True, "length": False}
 """What vLLM calls an end, and whether the answer ended by itself."""
 
@@ -102,17 +100,12 @@ class Prompts:
     def _prepare(self, index: int, ask: Ask) -> Going:
         if ask.operation is Operation.READ:
             return self._reading(index, ask)
-        turns = [{"role": m.role, "content": m.content} for m in ask.messages]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        prompt = self._ids(text, split_special_tokens=False)
+        prompt = prompt_ids(self.tokenizer, ask.messages)
         if not prompt:
             raise Unanswerable("the prompt has no tokens")
         if ask.operation is Operation.CHOOSE:
             return self._choosing(index, ask, prompt)
         return Going(index, ask, [self._writing(ask, prompt)], len(prompt))
-
-    def _ids(self, text: Any, *, split_special_tokens: bool) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"])
 
     def _writing(self, ask: Ask, prompt: list[int]) -> Request:
         options: dict[str, Any] = {
@@ -130,7 +123,7 @@ class Prompts:
         return Request(prompt, options, grammar_of(ask.schema))
 
     def _choosing(self, index: int, ask: Ask, prompt: list[int]) -> Going:
-        choices = [self._ids(text, split_special_tokens=True) for text in ask.choices]
+        choices = choice_ids(self.tokenizer, ask.choices)
         if not all(choices):
             raise Unanswerable("a choice has no tokens", len(prompt))
         firsts = sorted({choice[0] for choice in choices if len(choice) == 1})
@@ -145,13 +138,11 @@ class Prompts:
         assert wanted is not None
         if wanted.form != "top-k":
             raise Unanswerable(f"a `vllm` teacher cannot give `{wanted.form}`")
-        encoded = encode(self.tokenizer, Row(ask.row, messages=ask.messages), _NO_LIMIT)
-        trained = [i for i, learned in enumerate(encoded.trained) if learned and i > 0]
+        ids, trained = reading_ids(self.tokenizer, ask.row, ask.messages)
         if not trained:
-            raise Unanswerable("there is no token of a trained turn to read", len(encoded.ids))
+            raise Unanswerable("there is no token of a trained turn to read", len(ids))
         k = min(wanted.k, len(self.tokenizer))
-        request = Request(encoded.ids, {**_NOTHING_WRITTEN, "prompt_logprobs": k})
-        return Going(index, ask, [request], len(encoded.ids), trained=trained)
+        return Going(index, ask, [Request(ids, {**_NOTHING_WRITTEN, "prompt_logprobs": k})], len(ids), trained=trained)
 
 
 _NOTHING_WRITTEN: Mapping[str, Any] = {"temperature": 0.0, "max_tokens": 1, "detokenize": False}
@@ -285,7 +276,8 @@ class EngineSession(Session):
 
     def _step(self) -> list[RequestOutput]:
         with _failing("stopped"):
-            return self.llm.llm_engine.step()
+            outputs: list[RequestOutput] = self.llm.llm_engine.step()
+            return outputs
 
     def _finish(self, output: RequestOutput, going: dict[str, tuple[Going, int]]) -> Iterator[tuple[int, Answer]]:
         """Yield the answer of the ask whose last request this output ends."""
