@@ -101,18 +101,19 @@ def encode_distributions(logits_TV: torch.Tensor, token_ids_T: torch.Tensor, rea
     return _packed(_array(ids_TK, np.int32), _array(logprobs_TK), _array(tail_T), tokens, num_words, answer_nats)
 
 
-def encode_top_k(ids_TK: Array, logprobs_TK: Array, token_ids_T: Array) -> bytes:
+def encode_top_k(ids_TK: Array, logprobs_TK: Array, token_ids_T: Array, answer_nats: float | None = None) -> bytes:
     """Return the payload of a teacher that names some tokens of each position, in any order, with their log-probabilities.
 
-    Ids of a position differ. The tail is what they leave of 1. An answer's token that is not among the named counts with all of the tail:
-    `answer_nats` is then a lower bound.
+    Ids of a position differ. The tail is what they leave of 1. Where the teacher does not say `answer_nats`, an answer's token that is not
+    among the named counts with all of the tail, and what is written is a lower bound.
     """
     ids, logprobs, tokens = np.asarray(ids_TK, np.int32), np.asarray(logprobs_TK, np.float64), np.asarray(token_ids_T, np.int32)
     with np.errstate(divide="ignore"):
         tail_T = np.log1p(-np.minimum(np.exp(logprobs).sum(1), 1.0))
-    named_TK = ids == tokens[:, None]
-    unnamed_T = np.maximum(tail_T[~named_TK.any(1)], -_WIDEST_NATS)
-    answer_nats = float(-logprobs[named_TK].sum() - unnamed_T.sum())
+    if answer_nats is None:
+        named_TK = ids == tokens[:, None]
+        unnamed_T = np.maximum(tail_T[~named_TK.any(1)], -_WIDEST_NATS)
+        answer_nats = float(-logprobs[named_TK].sum() - unnamed_T.sum())
     num_words = int(max(ids.max(initial=0), tokens.max(initial=0))) + 1
     return _packed(ids, logprobs, tail_T, tokens, num_words, answer_nats)
 

@@ -8,7 +8,7 @@ import gc
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -210,13 +210,16 @@ def _chosen(going: Going, tokenizer: PreTrainedTokenizerBase) -> Answer | None:
 def _read(going: Going, tokenizer: PreTrainedTokenizerBase) -> Answer | None:
     said, k = going.outputs[0].prompt_logprobs, going.requests[0].options["prompt_logprobs"]
     # At each position vLLM tells of the token that stands there, then of the k likeliest.
-    named = [slice(said.start_indices[i] + 1, said.start_indices[i] + 1 + k) for i in going.trained]
+    starts = [said.start_indices[i] for i in going.trained]
+    answer_nats = -sum(said.logprobs[start] for start in starts)
+    named = [slice(start + 1, start + 1 + k) for start in starts]
     ids_TK = np.array([said.token_ids[some] for some in named], np.int32)
     logprobs_TK = np.array([said.logprobs[some] for some in named])
     tokens_T = np.array([going.requests[0].tokens[i] for i in going.trained], np.int32)
-    if not np.isfinite(logprobs_TK).all():
+    if not (math.isfinite(answer_nats) and np.isfinite(logprobs_TK).all()):
         return None
-    return Answer("", True, going.num_prompt_tokens, 0, payload=_features.encode_top_k(ids_TK, logprobs_TK, tokens_T))
+    payload = _features.encode_top_k(ids_TK, logprobs_TK, tokens_T, answer_nats)
+    return Answer("", True, going.num_prompt_tokens, 0, payload=payload)
 
 
 # --- the engine ------------------------------------------------------------------------------------------------------
@@ -240,7 +243,8 @@ class EngineSession(Session):
                 for output in self._step() if going else []:
                     yield from self._finish(output, going)
         finally:
-            self.llm.llm_engine.abort_request(list(going))
+            with suppress(Exception):  # an engine that failed cannot be told, and what it failed of is being raised
+                self.llm.llm_engine.abort_request(list(going))
 
     def _submit(self, fresh: list[tuple[int, Ask]], going: dict[str, tuple[Going, int]]) -> Iterator[tuple[int, Answer]]:
         """Hand all asks to the engine, and answer those that it cannot be asked: long ones first, those that begin alike side by side."""

@@ -143,6 +143,11 @@ class TestText:
         print(f"\ngreedy structured answers equal to the transformers teacher's: {sum(same)} of {len(same)}")
         assert sum(same) >= 8
 
+    def test_what_vllm_refuses_fails_its_row_alone(self, session):
+        bad, good = answers(session, [ask("a", temperature=3.0), ask("Say hello.")])
+        assert bad.failed.startswith("vLLM refuses it: temperature must be in")
+        assert good.failed is None
+
     def test_a_schema_that_is_none_fails_its_row_alone(self, session):
         bad, good = answers(session, [ask("a", schema='{"type": "nonsense"}'), ask("Say hello.")])
         assert bad.failed.startswith("the schema cannot be followed")
@@ -192,6 +197,7 @@ class TestSignals:
             # What is stored is rounded to 9 bits of a position's range.
             step = (top.values[:, :1] - top.values[:, -1:]) / 511
             assert bool(((torch.tensor(said.logprobs_TK).double() - expected).abs() <= 1e-3 + step).all())
+            assert said.answer_nats == pytest.approx(-sum(float(logprobs[i - 1, encoded.ids[i]]) for i in trained), abs=1e-3)
             assert one.num_new_tokens == 0
 
     def test_what_it_does_not_give_is_refused_row_by_row(self, session):
@@ -257,11 +263,31 @@ class TestSession:
         assert "it/s" not in err
         assert descendants_gone(done.pid)
 
+    def test_its_processes_die_with_a_stage_that_is_killed(self, tmp_path, smollm2):
+        program = f"""
+            import time
+            from pathlib import Path
+            from kdbuild.records import Message
+            from kdbuild.teachers import Ask
+            from kdbuild.teachers.vllm import Vllm
+            if __name__ == "__main__":
+                with Vllm(**{COMMON | KNOBS}, tensor_parallel_size=2).open(Path(), Path({str(smollm2)!r})) as session:
+                    for _, answer in session.generate([Ask("r", (Message("user", "Say hello."),), 5)]):
+                        print("ANSWER", answer.num_new_tokens, flush=True)
+                    time.sleep(600)
+        """
+        stage = run_program(tmp_path, program, VLLM_CPU_OMP_THREADS_BIND="0|1")
+        assert stage.stdout.readline().strip() == "ANSWER 5"
+        assert len(members(stage.pid)) >= 3, "the two halves of the model run in processes of their own"
+        stage.kill()
+        stage.wait()
+        assert descendants_gone(stage.pid)
 
-def run_program(folder: Path, program: str) -> subprocess.Popen:
+
+def run_program(folder: Path, program: str, **variables: str) -> subprocess.Popen:
     path = folder / "program.py"
     path.write_text(textwrap.dedent(program))
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": ""}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "", **variables}
     return subprocess.Popen(
         [sys.executable, str(path)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
