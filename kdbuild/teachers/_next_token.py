@@ -70,7 +70,7 @@ def _draw(logits_V: torch.Tensor, ask: Ask, generator: torch.Generator) -> int:
 
 
 def _drawn(probs_V: torch.Tensor, words_K: torch.Tensor, top_p: float, chance: torch.Tensor) -> torch.Tensor | None:
-    """Return the token that `chance` in [0, 1) draws if it is one of these words, which are the likeliest; None where it is none of them."""
+    """Return the token that `chance` in [0, 1) draws if it is one of these words, the likeliest; None where it is none of them."""
     all_words = len(words_K) == len(probs_V)
     probs_K, order_K = probs_V[words_K].sort(descending=True, stable=True)
     total_K = probs_K.cumsum(0)

@@ -15,6 +15,8 @@ from kdbuild.teachers.transformers import Transformers
 
 pytestmark = pytest.mark.real
 
+LIMIT = 320
+"""Tokens that the longest card has: four for each character of its texts, drawn ones being of any script, and its frame."""
 THINGS = ("oak", "river", "violin", "bicycle", "bridge", "volcano", "clock", "whale", "lantern", "library")
 SIDES = ("its use", "its history", "its shape", "a child's view of it", "what it is made of")
 
