@@ -47,6 +47,8 @@ class Job:
     limited_at: float | None = None
     """Since when it waits now."""
     first_limited_at: float | None = None
+    broken_at: float | None = None
+    """When its call first failed."""
     last: Endpoint | None = None
     """Where it was tried last without success."""
 
@@ -76,6 +78,8 @@ class Sender:
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[tuple[int, int], int, Job]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._num_calls = 0
+        """Calls on their way."""
         self._done: list[Done] = []
         self._alarm: asyncio.TimerHandle | None = None
         self._stopped: StageError | None = None
@@ -112,6 +116,7 @@ class Sender:
                 return
             job = heapq.heappop(self._waiting)[2]
             endpoint.in_flight += 1
+            self._num_calls += 1
             if job.limited_at is not None:
                 job.limited_s += now - job.limited_at
                 job.limited_at = None
@@ -161,8 +166,9 @@ class Sender:
             self._finish(defect)
         finally:
             endpoint.in_flight -= 1
+            self._num_calls -= 1
             self._fill()
-            if self._stopped is not None and len(self._tasks) == 1:  # this one is the last: what was on its way is paid for
+            if self._stopped is not None and self._num_calls == 0:  # only now: what was on its way is paid for
                 self._finish(self._stopped)
 
     def _unanswered(self, job: Job, endpoint: Endpoint, started: float, error: Unanswered) -> None:
@@ -176,9 +182,17 @@ class Sender:
         else:
             if isinstance(error, Broken) and error.overloaded:
                 endpoint.overloaded(started, now)
-            endpoint.broken(started, now, is_unreachable=isinstance(error, Unreachable))
+            self._blame(job, endpoint, started, now, error)
             self._retry(job, error)
             self._stop_if_nobody_answers(endpoint, error, now)
+
+    def _blame(self, job: Job, endpoint: Endpoint, started: float, now: float, error: Unanswered) -> None:
+        """Hold a failure against the endpoint, unless it has answered others since this question first failed: then it is the question."""
+        is_unreachable = isinstance(error, Unreachable)
+        if is_unreachable or job.broken_at is None or self._answered_at <= job.broken_at:
+            endpoint.broken(started, now, is_unreachable=is_unreachable)
+        if job.broken_at is None and not is_unreachable:
+            job.broken_at = now
 
     def _wait_at_limit(self, job: Job, now: float) -> None:
         job.limited_at = now

@@ -152,6 +152,11 @@ class Server:
         self.port = self._listening.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
+        # asyncio forgets a connection that it has accepted and not yet attached when the server closes: let it finish these first.
+        for one in self._listening.sockets:
+            self.loop.remove_reader(one.fileno())
+        for _ in range(5):
+            await asyncio.sleep(0)
         self._listening.close()
         for connection in list(self._connections):
             connection.transport.abort()
