@@ -81,6 +81,9 @@ class Batches:
         if self._task is not None:
             self._task.cancel()
 
+    def wind_down(self) -> None:
+        """Nothing: a batch that is under way comes as a whole, and is paid for."""
+
     async def _work(self) -> None:
         try:
             while self._new:

@@ -30,6 +30,10 @@ class Timeouts:
     whole_s: float
 
 
+class WoundDown(Exception):
+    """Delivered in the end by what was told to wind down: nothing more comes."""
+
+
 class Sending(Protocol):
     """What takes questions and delivers answers. It lives on the event loop."""
 
@@ -39,6 +43,9 @@ class Sending(Protocol):
     def cancel(self) -> None:
         """Give up on everything that is on its way."""
 
+    def wind_down(self) -> None:
+        """Begin no further call, and deliver `WoundDown` after what is on its way."""
+
 
 class Remote(Session):
     """A session whose work is done on an event loop."""
@@ -47,6 +54,13 @@ class Remote(Session):
         """`start` makes what sends the questions of one `generate`; it is called on the loop."""
         self._loop = loop
         self._start = start
+        self._sending: Sending | None = None
+
+    def stop(self) -> bool:
+        """Begin no further call; what is on its way is paid for and still comes."""
+        if self._sending is not None:
+            self._loop.call_soon_threadsafe(self._sending.wind_down)
+        return self._sending is not None
 
     def generate(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Answer]]:
         """Yield (index, answer) as answers come.
@@ -55,7 +69,7 @@ class Remote(Session):
             StageError: the server will not answer any question as it is asked; answers that came before it are given first.
         """
         done: queue.SimpleQueue[list[Done]] = queue.SimpleQueue()
-        sending = _run(self._loop, _called(lambda: self._start(done.put)))
+        sending = self._sending = _run(self._loop, _called(lambda: self._start(done.put)))
         num_taken = num_given = 0
         try:
             while True:
@@ -63,12 +77,15 @@ class Remote(Session):
                 if num_given == num_taken:
                     return
                 for item in done.get():
+                    if isinstance(item, WoundDown):
+                        return
                     if isinstance(item, BaseException):
                         raise item
                     yield item
                     num_given += 1
                     num_taken = self._take(sending, asks, num_taken)
         finally:
+            self._sending = None
             _run(self._loop, _called(sending.cancel))
 
     def _take(self, sending: Sending, asks: Sequence[Ask], num_taken: int) -> int:

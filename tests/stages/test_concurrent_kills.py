@@ -1,4 +1,4 @@
-"""`kill -9` of an elicit that has 64 calls on their way to a server."""
+"""An elicit that has 64 calls on their way to a server, killed or out of budget."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kdbuild import records
+from kdbuild.errors import StageError
 from kdbuild.records import Message, Row
 from kdbuild.rows import place
 from kdbuild.rows.store import Store
@@ -28,7 +30,7 @@ SAFE_S = 0.3
 """What was answered so long before a kill must be stored; the commit interval and a slow disk lie well within it."""
 
 
-def run(root: Path, url: str) -> None:
+def run(root: Path, url: str, **elicit_runtime: Any) -> None:
     """Run the stage in this process."""
     teacher = {"kind": "openai", "model": MODEL, "endpoints": [url], "concurrency": {"start": SLOTS, "most": SLOTS}}
     section = {
@@ -42,7 +44,7 @@ def run(root: Path, url: str) -> None:
         "held_out_frac": None,
         "accept_failed_frac": 0.0,
     }
-    params = Params.model_validate({"teachers": {"t": teacher}, "runtime": {}})
+    params = Params.model_validate({"teachers": {"t": teacher}, "runtime": {"elicit": elicit_runtime}})
     job = Job(root, "s", "elicit", "p", section, params)
     elicit.run(job)
     job.finish()
@@ -106,3 +108,19 @@ def test_nothing_paid_is_lost_beyond_the_calls_in_flight(tmp_path, num_kills):
     assert output(rough) == output(calm)
     assert num_calls == num_rows + num_lost
     print(f"{num_kills} kills, {num_calls} calls for {num_rows} rows: {num_lost / num_kills:.1f} lost a kill, {SLOTS} on their way")
+
+
+def test_a_spent_budget_takes_in_what_is_on_its_way(tmp_path):
+    root = start_rows(tmp_path, 600)
+    with serve(median_s=0.05, sigma=0.6) as server:
+        with pytest.raises(StageError, match="the budget of 2,000 tokens is spent") as caught:
+            run(root, server.url, budget={"tokens": 2000})
+        assert "build again to go on" in (caught.value.hint or "")
+        first = server.num_served
+        assert SLOTS < first < 600
+        assert num_stored(root) == first
+        with pytest.raises(StageError, match="is spent"):
+            run(root, server.url, budget={"tokens": 2000})
+        assert server.num_served == first
+        run(root, server.url)
+        assert server.num_served == 600
