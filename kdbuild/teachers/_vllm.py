@@ -259,21 +259,21 @@ class EngineSession(Session):
             self._num_asked += 1
             try:
                 for number, (name, request) in enumerate(zip(names, one.requests, strict=True)):
-                    self._add(name, request)
+                    self._add(name, request, one.num_prompt_tokens)
                     going[name] = (one, number)
-            except ValueError as error:
+            except Unanswerable as error:
                 self._drop(names, going)
-                yield one.index, failure(f"vLLM refuses it: {error}", one.num_prompt_tokens)
+                yield one.index, error.answer
 
-    def _add(self, name: str, request: Request) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+    def _add(self, name: str, request: Request, num_prompt_tokens: int) -> None:
+        from vllm.exceptions import VLLMClientError
 
-        structured = None if request.schema is None else StructuredOutputsParams(grammar=request.schema)
-        params = SamplingParams(
-            **request.options, structured_outputs=structured, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True
-        )
-        self.llm.llm_engine.add_request(name, {"prompt_token_ids": request.tokens}, params)
+        with _failing("stopped"):
+            try:
+                self.llm.llm_engine.add_request(name, {"prompt_token_ids": request.tokens}, _params(request))
+            except (VLLMClientError, ValueError) as error:
+                # The first argument is the sentence; the whole text may repeat the prompt.
+                raise Unanswerable(f"vLLM refuses it: {error.args[0] if error.args else error}", num_prompt_tokens) from error
 
     def _drop(self, names: list[str], going: dict[str, tuple[Going, int]]) -> None:
         self.llm.llm_engine.abort_request([name for name in names if going.pop(name, None)])
@@ -291,6 +291,16 @@ class EngineSession(Session):
         one.outputs[number] = output
         if len(one.outputs) == len(one.requests):
             yield one.index, answer_of(one, self._prompts.tokenizer)
+
+
+def _params(request: Request) -> SamplingParams:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    structured = None if request.schema is None else StructuredOutputsParams(grammar=request.schema)
+    return SamplingParams(
+        **request.options, structured_outputs=structured, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True
+    )
 
 
 @contextmanager
@@ -364,7 +374,7 @@ def _failing(how: str) -> Iterator[None]:
     """Turn what vLLM raises into one sentence: its errors share no base class."""
     try:
         yield
-    except (KdbuildError, KeyboardInterrupt):
+    except (KdbuildError, Unanswerable):
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         hint = "lower the teacher's `max_num_seqs`, `max_model_len` or `gpu_memory_frac` in params.yaml; every answer so far is stored"
