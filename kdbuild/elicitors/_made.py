@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdbuild import canonical
 from kdbuild.elicitors import Answered, Made, Rejected, Result
 from kdbuild.records import Dropped, Row
 
@@ -32,16 +33,9 @@ class Harvest:
             own = f"{name}-{n}"
         self.dropped[own] = Dropped(own, self._operator, reason, because_of, score, text)
 
-    def refuse(self, answered: Answered, rejected: Rejected) -> None:
-        """List an answer that cannot be used, by the beginning of its key."""
-        self.drop(answered.key[:16], rejected.reason, rejected.text)
-
-    def failed(self, answered: Answered) -> bool:
-        """List a question that got no answer; return whether it is one."""
-        if answered.answer.failed is None:
-            return False
-        self.drop(answered.key[:16], f"failed: {answered.answer.failed}", "")
-        return True
+    def refuse(self, row: str, answered: Answered, rejected: Rejected) -> None:
+        """List an answer about a row that cannot be used."""
+        self.drop(canonical.digest([row, answered.key])[:16], rejected.reason, rejected.text)
 
     def made(self) -> Made:
         """Return the rows and what was dropped, in order."""

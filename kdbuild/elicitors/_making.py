@@ -64,7 +64,7 @@ class Making(Asking):
             read = self._read(draft, answered)
             made = read if isinstance(read, Rejected) else self.row_of(read, draft, row, scene, answered)
             if isinstance(made, Rejected):
-                harvest.refuse(answered, made)
+                harvest.refuse(row.id, answered, made)
             else:
                 harvest.add(made)
         return harvest.result()

@@ -191,11 +191,10 @@ class _Growth:
 
     def take(self, shown: list[Row], answered: Answered) -> None:
         """Keep what an answer adds to the pool."""
-        if self.harvest.failed(answered):
-            return
-        read = _structured.read(self._operator.form(), answered.answer)
+        failed = answered.answer.failed
+        read = Rejected(f"failed: {failed}") if failed is not None else _structured.read(self._operator.form(), answered.answer)
         if isinstance(read, Rejected):
-            self.harvest.refuse(answered, read)
+            self.harvest.refuse(shown[0].id, answered, read)
             return
         for text in getattr(read, "tasks", ()):
             self._consider(_cleaned(text), shown, answered)
