@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -72,9 +72,15 @@ def _type_of(schema: Any, max_chars: int) -> Any:
     choices = schema.get("enum")
     if isinstance(choices, list) and choices and all(isinstance(choice, (str, int, bool)) for choice in choices):
         return Literal[tuple(choices)]
+    members = schema.get("anyOf")
+    if isinstance(members, list):
+        return _any_of([found for member in members if (found := _type_of(member, max_chars)) is not None])
     kind = schema.get("type")
+    if kind is None:  # anything: what most parameters without a type hold
+        number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+        return _any_of([_text(max_chars), number, _list_of(number)])
     if kind == "string":
-        return Annotated[str, Field(min_length=1, max_length=max_chars)]
+        return _text(max_chars)
     if kind == "boolean":
         return bool
     if kind in ("integer", "number"):
@@ -82,7 +88,19 @@ def _type_of(schema: Any, max_chars: int) -> Any:
         whole = Annotated[int, Field(ge=math.ceil(least), le=math.floor(most))]
         return whole if kind == "integer" else Annotated[float, Field(ge=least, le=most)]
     item: Any = _type_of(schema.get("items"), max_chars) if kind == "array" else None
-    return None if item is None else Annotated[list[item], Field(min_length=1, max_length=MAX_ITEMS)]
+    return None if item is None else _list_of(item)
+
+
+def _text(max_chars: int) -> Any:
+    return Annotated[str, Field(min_length=1, max_length=max_chars)]
+
+
+def _list_of(item: Any) -> Any:
+    return Annotated[list[item], Field(min_length=1, max_length=MAX_ITEMS)]
+
+
+def _any_of(members: list[Any]) -> Any:
+    return Union[tuple(members)] if members else None  # noqa: UP007 (the members are known here only)
 
 
 def _bound(value: Any, otherwise: int) -> float:

@@ -191,6 +191,16 @@ def test_parameters_that_cannot_be_written_are_rejected(drive, parameters):
     assert [one.reason for one in driven.rejected] == ["parameters that no call can be written for"]
 
 
+def test_parameters_without_a_type_or_of_several_hold_texts_numbers_or_lists(drive):
+    schema = {"properties": {"data": {}, "n": {"anyOf": [{"type": "integer"}, {"type": "object"}]}}, "required": ["data", "n"]}
+    tool = {"name": "mean", "parameters": json.dumps(schema)}
+    for data in ([1, 2.5], "x", 3):
+        (row,) = drive(Doc2x(emit="call"), [Row("t", tool=tool)], reply(request="The mean.", arguments={"data": data, "n": 1})).rows
+        assert json.loads(row.answer)["arguments"]["data"] == data
+    driven = drive(Doc2x(emit="call"), [Row("t", tool=tool)], reply(request="The mean.", arguments={"data": {}, "n": 1}))
+    assert [one.reason for one in driven.rejected] == ["not JSON of the form asked for"]
+
+
 def test_a_call_without_arguments(drive):
     (row,) = drive(Doc2x(emit="call"), [Row("t", tool={"name": "now"})], reply(request="What time is it?", arguments={})).rows
     assert json.loads(row.answer) == {"name": "now", "arguments": {}}
