@@ -30,7 +30,7 @@ from kdbuild.teachers._session import chat_tokenizer
 from kdbuild.training.models import HUB
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput
+    from vllm import LLM, RequestOutput, SamplingParams
 
     from kdbuild.teachers.vllm import Vllm
 
