@@ -85,9 +85,8 @@ class Tool:
         return outcome
 
 
-FINISHING = Tool(
-    FINISH, "Give the final answer to the task.", '{"properties":{"answer":{"type":"string"}},"required":["answer"]}', "", None, None
-)
+_ANSWER = '{"properties":{"answer":{"type":"string","minLength":1}},"required":["answer"]}'
+FINISHING = Tool(FINISH, "Give the final answer to the task.", _ANSWER, "", None, None)
 
 
 def _type(schema: Any) -> str:
@@ -223,7 +222,9 @@ def _bounded(schema: Any, max_chars: int, depth: int) -> dict[str, Any]:
         return {"type": "object", "properties": inner, "required": list(inner), "additionalProperties": False}
     if kind in ("integer", "number", "boolean"):
         return {"type": kind}
-    return {"type": "string", "maxLength": max_chars}
+    # A small teacher likes to say nothing at all.
+    least = {"minLength": 1} if given.get("minLength") else {}
+    return {"type": "string", **least, "maxLength": max_chars}
 
 
 def wanted_in(value: Any, tools: Sequence[Tool]) -> Wanted | None:

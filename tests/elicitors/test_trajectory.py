@@ -162,6 +162,7 @@ def test_the_schema_follows_the_signature(drive, scene):
     assert not fits("short", "add", b="1", a=None, unit=None)
     assert not fits("short", "add", b=1, a=None, unit="lb")
     assert not fits("short", "count", text="a" * 6, words=[])
+    assert not fits("short", "finish", answer="")
     assert not fits("short", "other")
 
 
