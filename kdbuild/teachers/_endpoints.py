@@ -59,7 +59,17 @@ def endpoint_at(url: str, key: str | None, *, start: int, most: int, retry_wait_
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
     start_at = float(min(start, most))
-    return Endpoint(label_of(url), bare, headers, proxy, Secrets(values), start_at, float(most), retry_wait_s)
+    return Endpoint(
+        label_of(url),
+        bare,
+        headers,
+        {**headers, "Content-Type": "application/json"},
+        proxy,
+        Secrets(values),
+        start_at,
+        float(most),
+        retry_wait_s,
+    )
 
 
 @dataclass(eq=False, slots=True)
@@ -71,6 +81,8 @@ class Endpoint:
     url: str = field(repr=False)
     """Base URL; may hold secrets."""
     headers: Mapping[str, str] = field(repr=False)
+    json_headers: Mapping[str, str] = field(repr=False)
+    """The same for a request whose body is JSON."""
     proxy: str | None = field(repr=False)
     secrets: Secrets = field(repr=False)
     limit: float

@@ -16,7 +16,7 @@ from kdbuild.teachers import Answer, Ask
 from kdbuild.teachers._calls import Broken, Limited, Refused, Stop, Unanswered, Unreachable
 from kdbuild.teachers._chat import Dialect, read
 from kdbuild.teachers._endpoints import Endpoint, backoff_s
-from kdbuild.teachers._remote import Deliver, Done
+from kdbuild.teachers._remote import Deliver, Done, WoundDown
 from kdbuild.teachers._wire import request
 
 CHAT = "/chat/completions"
@@ -77,12 +77,11 @@ class Sender:
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._waiting: list[tuple[tuple[int, int], int, Job]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._num_calls = 0
-        """Calls on their way."""
+        self._calls: dict[Job, tuple[Endpoint, asyncio.Task[None]]] = {}
+        """Those on their way."""
         self._done: list[Done] = []
         self._alarm: asyncio.TimerHandle | None = None
-        self._stopped: StageError | None = None
+        self._stopped: StageError | WoundDown | None = None
         self._answered_at = -1.0
         self._refused_in_a_row = 0
 
@@ -99,8 +98,15 @@ class Sender:
         self._stopped = self._stopped or StageError("cancelled")
         if self._alarm is not None:
             self._alarm.cancel()
-        for task in list(self._tasks):
+        for job, (_, task) in list(self._calls.items()):
             task.cancel()
+            self._release(job)
+
+    def wind_down(self) -> None:
+        """Begin no further call, and deliver `WoundDown` after what is on its way."""
+        self._stop(WoundDown())
+        if self._num_calls == 0:
+            self._finish(WoundDown())
 
     # --- the window ------------------------------------------------------------------------------------------------------
 
@@ -116,13 +122,10 @@ class Sender:
                 return
             job = heapq.heappop(self._waiting)[2]
             endpoint.in_flight += 1
-            self._num_calls += 1
             if job.limited_at is not None:
                 job.limited_s += now - job.limited_at
                 job.limited_at = None
-            task = self._loop.create_task(self._call(job, endpoint, now))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._calls[job] = endpoint, self._loop.create_task(self._call(job, endpoint, now))
 
     def _roomiest(self, avoid: Endpoint | None, now: float) -> Endpoint | None:
         """Return the endpoint with the most room, another than `avoid` where there is one; None where there is no room."""
@@ -165,11 +168,15 @@ class Sender:
         except BaseException as defect:
             self._finish(defect)
         finally:
-            endpoint.in_flight -= 1
-            self._num_calls -= 1
+            self._release(job)
             self._fill()
-            if self._stopped is not None and self._num_calls == 0:  # only now: what was on its way is paid for
+            if self._stopped is not None and not self._calls:  # only now: what was on its way is paid for
                 self._finish(self._stopped)
+
+    def _release(self, job: Job) -> None:
+        """Give a call's place free; a call that is cancelled before it begins does not come to that itself."""
+        if job in self._calls:
+            self._calls.pop(job)[0].in_flight -= 1
 
     def _unanswered(self, job: Job, endpoint: Endpoint, started: float, error: Unanswered) -> None:
         now = self._loop.time()
@@ -242,7 +249,7 @@ class Sender:
     def _fail(self, job: Job, reason: str) -> None:
         self._finish((job.index, Answer("", False, 0, 0, failed=reason)))
 
-    def _stop(self, error: StageError) -> None:
+    def _stop(self, error: StageError | WoundDown) -> None:
         self._stopped = self._stopped or error
         self._waiting.clear()
 

@@ -44,7 +44,7 @@ async def request(
             method,
             address(endpoint.url, path, query),
             data=data,
-            headers={**endpoint.headers, "Content-Type": "application/json"} if isinstance(data, bytes) else endpoint.headers,
+            headers=endpoint.json_headers if isinstance(data, bytes) else endpoint.headers,
             proxy=endpoint.proxy,
             allow_redirects=False,  # a redirect would carry the key to another host
         ) as response:
