@@ -22,7 +22,7 @@ from kdbuild.teachers import Answer, Ask
 from kdbuild.teachers._calls import Broken, Limited, Refused, Stop, Unanswered, Unreachable
 from kdbuild.teachers._chat import Dialect, load, read_value
 from kdbuild.teachers._endpoints import Endpoint, backoff_s
-from kdbuild.teachers._remote import Deliver
+from kdbuild.teachers._remote import Deliver, WoundDown
 from kdbuild.teachers._sender import CHAT, Patience, named
 from kdbuild.teachers._wire import MOST_BYTES, refusal, request
 
@@ -69,6 +69,7 @@ class Batches:
         self._poll_s = poll_s
         self._new: list[tuple[int, Ask]] = []
         self._task: asyncio.Task[None] | None = None
+        self._is_ending = False
 
     def add(self, asks: list[tuple[int, Ask]]) -> None:
         """Take up questions, each with its index; those that come while batches are on their way are sent after these."""
@@ -82,14 +83,19 @@ class Batches:
             self._task.cancel()
 
     def wind_down(self) -> None:
-        """Nothing: a batch that is under way comes as a whole, and is paid for."""
+        """Send no further batch, and deliver `WoundDown` after those that are on their way: they come as a whole, and are paid for."""
+        self._is_ending = True
+        if self._task is None or self._task.done():
+            self._deliver([WoundDown()])
 
     async def _work(self) -> None:
         try:
-            while self._new:
+            while self._new and not self._is_ending:
                 lines = self._lines(self._new)
                 self._new = []
                 await self._answer(lines)
+            if self._is_ending:
+                self._deliver([WoundDown()])
         except Stop as stop:
             self._deliver([await named(self._http, self._endpoint, self._dialect.model, stop)])
         except asyncio.CancelledError:
@@ -113,7 +119,10 @@ class Batches:
         while lines:
             sent = set().union(*running.values())
             for part in _parts({name: line for name, line in lines.items() if name not in sent}):
-                running[await self._submit(part)] = set(part)
+                if not self._is_ending:
+                    running[await self._submit(part)] = set(part)
+            if not running:
+                return
             for batch in await self._ended(list(running)):
                 await self._read(batch, {name: lines[name] for name in running.pop(batch["id"]) if name in lines}, lines)
 

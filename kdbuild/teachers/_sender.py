@@ -105,7 +105,7 @@ class Sender:
     def wind_down(self) -> None:
         """Begin no further call, and deliver `WoundDown` after what is on its way."""
         self._stop(WoundDown())
-        if self._num_calls == 0:
+        if not self._calls:
             self._finish(WoundDown())
 
     # --- the window ------------------------------------------------------------------------------------------------------

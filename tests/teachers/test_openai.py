@@ -380,3 +380,17 @@ def test_how_long_to_wait():
     assert wait_s(limits, NOW) == 2
     assert wait_s({}, NOW) is None
     assert spent_s({"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": "2027-01-15T08:00:30Z"}, NOW) == 30
+
+
+def test_told_to_stop_it_begins_no_further_call_and_gives_what_is_on_its_way(server):
+    server.median_s, server.sigma = 0.05, 0.5
+    asks = [ask(f"q{i}") for i in range(100)]
+    with teacher_at(server, concurrency={"start": 10, "most": 10}).open(Path(), None) as session:
+        found = []
+        for one in session.generate(asks):
+            if not found:
+                assert session.stop()
+            found.append(one)
+        assert not session.stop()
+    assert len(found) == server.num_served
+    assert 10 <= server.num_served < 40

@@ -191,3 +191,18 @@ def _abandon(server, teacher):
 def _wait_until_done(server):
     while any(batch["status"] == "in_progress" for batch in server.batches.values()):
         time.sleep(0.02)
+
+
+def test_told_to_stop_it_sends_no_further_batch_and_gives_what_is_on_its_way(monkeypatch):
+    monkeypatch.setattr(_batch_api, "_MOST_LINES", 15)
+    with servers.serve(key=KEY, line_faults=lambda text, attempt: "500" if text == "question 3" else None) as server:
+        asks = list(ASKS)
+        with teacher_at(server).open(Path(), None) as session:
+            found = []
+            for index, answer in session.generate(asks):
+                if not found:
+                    assert session.stop()
+                    asks.append(Ask("more", (Message("user", "more"),), 30))
+                found.append((index, answer))
+        assert server.num_lines == NUM_ROWS
+        assert sorted(index for index, _ in found) == [i for i in range(NUM_ROWS) if i != 3]
