@@ -37,7 +37,7 @@ def cards() -> list[Ask]:
         thing, side = THINGS[i % 10], SIDES[i // 10 % 5]
         question = f"Write a card about the {thing}, on {side}, as JSON with title, explanation, difficulty and audience."
         asks.append(
-            Ask(f"card-{i}", (Message("user", question),), 96, temperature=i // 50 % 2 * 1.0, sample=i // 100, schema=schema_of(Card))
+            Ask(f"card-{i}", (Message("user", question),), LIMIT, temperature=i // 50 % 2 * 1.0, sample=i // 100, schema=schema_of(Card))
         )
     return asks
 
