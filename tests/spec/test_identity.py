@@ -40,6 +40,7 @@ BY_NAME = {
     "hf": ["org/name", "org/other"],
     "teacher": ["tiny", "other"],
     "split": ["train", "test"],
+    "endpoints": [["http://one.example/v1"], ["http://two.example/v1"]],
     "roles": [[{"name": one, "says": says, "by": by}, {"name": "b", "says": "y"}] for one, says, by in ROLES],
     "forms": [[{"prompt": "x", "answer": "y", "name": "a", "system": "s", name: value}] for name, value in FORMS],
 }
