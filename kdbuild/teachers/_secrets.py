@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _HIDDEN = "[key]"
 _SHORTEST = 6
 """Shorter texts are words, not secrets: hiding them would make messages unreadable."""
-_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|key|Bearer|Basic)[-_ ][\w*.=+/-]{8,}")
+_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:(?:sk|pk|rk|gsk|xai|hf|key)[-_]|(?:Bearer|Basic) )[\w*.=+/-]{8,}")
 
 
 class Secrets:

@@ -17,7 +17,9 @@ from kdbuild.errors import StageError
 from kdbuild.records import Message
 from kdbuild.rows.answers import serves
 from kdbuild.teachers import Answer, Ask, Signal, row_key
+from kdbuild.teachers._endpoints import label_of, secrets_of
 from kdbuild.teachers._rate_headers import duration_s, spent_s, wait_s
+from kdbuild.teachers._secrets import Secrets
 from kdbuild.teachers.openai import Openai
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -394,3 +396,32 @@ def test_told_to_stop_it_begins_no_further_call_and_gives_what_is_on_its_way(ser
         assert not session.stop()
     assert len(found) == server.num_served
     assert 10 <= server.num_served < 40
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (f"Incorrect API key provided: {KEY}.", "Incorrect API key provided: [key]."),
+        (f"key {KEY[:9]}*****{KEY[-4:]} is wrong", "key [key] is wrong"),
+        ("Bearer abcdefgh12345 is not known", "[key] is not known"),
+        ("no\nsuch\tmodel\x00", "no such model?"),
+        ("w" * 300, "w" * 199 + "…"),
+    ],
+)
+def test_messages_of_servers_are_shown_without_keys(said, shown):
+    assert Secrets([KEY, "abc"]).message(said) == shown
+
+
+def test_texts_keep_all_but_the_secret_itself():
+    assert Secrets([KEY, "abc"]).hide_in(f"abc {KEY[:9]} {KEY}!") == f"abc {KEY[:9]} [key]!"
+    assert KEY not in repr(Secrets([KEY]))
+
+
+def test_addresses_are_shown_without_what_may_be_secret():
+    url = "https://me:pa55%20word@host.example:8443/v1/?api-version=2&sig=a%2Bb-long"
+    assert label_of(url) == "https://host.example:8443/v1"
+    assert label_of("http://[::1]:80/v1") == "http://[::1]:80/v1"
+    assert {"pa55%20word", "pa55 word", "a%2Bb-long", "a+b-long"} <= set(secrets_of(url))
