@@ -11,8 +11,8 @@ from kdbuild.teachers import Answer
 _QUOTES = (('"', '"'), ("“", "”"), ("«", "»"), ("'", "'"), ("```", "```"))
 _PREAMBLE = re.compile(r"\A(?:sure|certainly|of course|okay|ok|here(?:'s| is| are))\b[^\n]{0,120}:[ \t]*\n+", re.IGNORECASE)
 _LABEL = re.compile(
-    r"\A[\s*#_]*(?:(?:new|rewritten|paraphrased|simplified|revised|translated|final|evolved)\s+)?"
-    r"(?:instruction|prompt|question|text|version|paraphrase|translation|answer|task)s?[*_]*\s*:[\s*_]*",
+    r"\A[\s*#_]*(?:(?:new|rewritten|paraphrased|simplified|revised|translated|final|evolved|harder|joined)\s+)?"
+    r"(?:instruction|prompt|request|question|text|version|paraphrase|translation|answer|task)s?[*_]*\s*:[\s*_]*",
     re.IGNORECASE,
 )
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:\n)?```", re.DOTALL)

@@ -22,7 +22,10 @@ from kdbuild.teachers import Answer, Ask
 
 Op = Literal["deepen", "constrain", "concretise", "reason", "complicate", "breadth", "fuse", "tree"]
 
-_COPIED = ("given prompt", "given task", "rewritten prompt", "created prompt", "new task:", "harder version", "task 1", "task 2")
+_COPIED = (
+    *("given prompt", "rewritten prompt", "created prompt", "harder request", "harder version", "new request", "joined request"),
+    *("first request", "second request", "do not answer"),
+)
 _LONGEST_NODE = 60
 
 
