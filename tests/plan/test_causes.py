@@ -58,9 +58,10 @@ def test_revision_of_a_kind():
 
 def test_revision_of_a_step(monkeypatch):
     before = _entry(_stage(SECTION, "template"))
-    monkeypatch.setitem(stages.STEP_REVISIONS, "elicit", 3)
+    now = stages.STEP_REVISIONS["elicit"]
+    monkeypatch.setitem(stages.STEP_REVISIONS, "elicit", now + 2)
     (cause,) = causes.of_params(_stage(SECTION, "template"), before)
-    assert cause.text() == "code changed: step `elicit` (revision 1 -> 3)"
+    assert cause.text() == f"code changed: step `elicit` (revision {now} -> {now + 2})"
 
 
 def test_packaged_template():

@@ -30,6 +30,8 @@ TEXTS = ["x", "y", "a.b", "cpu", "specs/a.jsonl", "specs/b.jsonl", "org/name", *
 ROLES = [("a", "x", "teacher"), ("c", "x", "teacher"), ("a", "z", "teacher"), ("a", "x", "judge")]
 FORMS = [("prompt", "x"), ("prompt", "z"), ("answer", "z"), ("name", "b"), ("system", "t")]
 BY_NAME = {
+    "callable": ["math:floor", "math:ceil"],
+    "name": ["floor", "ceil"],
     "path": ["specs/a.jsonl", "specs/b.jsonl"],
     "model": SOURCES,
     "tokenizer": SOURCES,
