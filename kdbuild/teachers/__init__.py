@@ -177,7 +177,6 @@ class Session(ABC):
         length again before it ends, and should take up new asks while others are still on their way.
         """
 
-
     def stop(self) -> bool:
         """Take up no further ask; return whether the answers on their way still come.
 
