@@ -51,7 +51,7 @@ def smollm2(tmp_path_factory):
 
 def made(operator: Elicitor, rows: list[Row], session: Session, folder: Path) -> tuple[list[Row], list[Dropped], int]:
     """Return the rows, what was dropped, and the number of questions, with answers that come in any order."""
-    with Store.open(folder / "rows") as store:
+    with Store.open(folder) as store:
         talks = Talks(operator, rows, Setting(Scene(ROOT), {"teacher": {}}, 0.0), store, failures=False)
         questions = talks.advance()
         asks = [question.ask for question in questions]
