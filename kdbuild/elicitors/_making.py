@@ -48,9 +48,9 @@ class Making(Asking):
     """0 answers with the likeliest token each time; above, tokens are drawn, seeded by the row's id and the number of the question."""
     top_p: float = Field(0.9, gt=0, le=1)
     """Tokens are drawn from the smallest set with this share of the probability."""
-    max_prompt_chars: int = Field(200, ge=8)
+    max_prompt_chars: int = Field(300, ge=8)
     """Longest prompt (instruction, question, query) of a new row."""
-    max_answer_chars: int = Field(240, ge=8)
+    max_answer_chars: int = Field(200, ge=8)
     """Longest answer that the form admits, where prompt and answer come together."""
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:

@@ -94,7 +94,7 @@ def test_an_answer_of_another_form_is_rejected(drive, answer, reason):
     ("answer", "reason"),
     [
         (Answer("Why are", False, 3, 3), "cut at the token limit"),
-        (Answer("Why " * 60, True, 3, 3), "longer than `max_prompt_chars`"),
+        (Answer("Why " * 90, True, 3, 3), "longer than `max_prompt_chars`"),
         (Answer(' "" ', True, 3, 3), "empty answer"),
         (Answer("Task: ", True, 3, 3), "empty answer"),
     ],
@@ -130,5 +130,5 @@ def test_the_forms_fit_the_default_limit():
     operator = Curate(emit="pair")
     assert (operator.max_prompt_chars + operator.max_answer_chars) / 2 < operator.max_new_tokens
     schema = json.loads(next(operator.elicit(TOPIC, Scene(Path())))[0].schema)
-    assert {name: one["maxLength"] for name, one in schema["properties"].items()} == {"question": 200, "answer": 240}
+    assert {name: one["maxLength"] for name, one in schema["properties"].items()} == {"question": 300, "answer": 200}
     assert list(schema["properties"]) == ["question", "answer"]  # a question is written before its answer
