@@ -339,7 +339,8 @@ def _start(teacher: Vllm, weights: Path) -> LLM:
     from vllm.platforms import current_platform
 
     name, _, revision = str(weights).removeprefix(HUB).partition("@") if str(weights).startswith(HUB) else (str(weights), "", "")
-    cache_gb = teacher.kv_cache_gb or (_CPU_CACHE_GB if current_platform.is_cpu() else None)
+    on_cpu = current_platform.is_cpu()
+    cache_gb = teacher.kv_cache_gb or (_CPU_CACHE_GB if on_cpu else None)
     return LLM(
         name,
         revision=revision or None,
@@ -354,6 +355,8 @@ def _start(teacher: Vllm, weights: Path) -> LLM:
         max_model_len=teacher.max_model_len,
         enforce_eager=teacher.enforce_eager,
         enable_prefix_caching=True,
+        # On a CPU the engine dies of a prompt read in parts whose answer is drawn with a seed: it cannot take back the part's number.
+        enable_chunked_prefill=False if on_cpu else None,
         max_logprobs=-1,
         structured_outputs_config={"backend": "xgrammar"},
         **({} if teacher.max_num_seqs is None else {"max_num_seqs": teacher.max_num_seqs}),

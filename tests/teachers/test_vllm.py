@@ -119,6 +119,13 @@ class TestText:
         other_row = ask("Name a river.", 12, temperature=1.0, top_p=0.95, row="another row")
         assert answers(session, [other_row])[0].text != together[0]
 
+    def test_more_drawn_rows_than_a_pass_takes_prompts_of(self, session):
+        asks = [ask(f"Number {i}: describe {' and '.join(THINGS)}.", 2, temperature=1.0, sample=i) for i in range(160)]
+        found = answers(session, asks)
+        assert sum(one.num_prompt_tokens for one in found[:80]) > 4096
+        assert {one.failed for one in found} == {None}
+        assert [answers(session, [asks[i]])[0].text for i in (0, 70, 159)] == [found[i].text for i in (0, 70, 159)]
+
     def test_an_answer_ends_before_its_stop(self, session, peer):
         plain = ask("Count from one to ten in words.", 40)
         whole = answers(session, [plain])[0].text
@@ -263,7 +270,7 @@ class TestSession:
         assert "it/s" not in err
         assert descendants_gone(done.pid)
 
-    def test_its_processes_die_with_a_stage_that_is_killed(self, tmp_path, smollm2):
+    def test_its_processes_die_with_a_stage_that_is_killed(self, tmp_path, weights):
         program = f"""
             import time
             from pathlib import Path
@@ -271,13 +278,13 @@ class TestSession:
             from kdbuild.teachers import Ask
             from kdbuild.teachers.vllm import Vllm
             if __name__ == "__main__":
-                with Vllm(**{COMMON | KNOBS}, tensor_parallel_size=2).open(Path(), Path({str(smollm2)!r})) as session:
+                with Vllm(**{COMMON | KNOBS}, tensor_parallel_size=2).open(Path(), Path({str(weights)!r})) as session:
                     for _, answer in session.generate([Ask("r", (Message("user", "Say hello."),), 5)]):
                         print("ANSWER", answer.num_new_tokens, flush=True)
                     time.sleep(600)
         """
         stage = run_program(tmp_path, program, VLLM_CPU_OMP_THREADS_BIND="0|1")
-        assert stage.stdout.readline().strip() == "ANSWER 5"
+        assert stage.stdout.readline().strip() == "ANSWER 5", stage.communicate()[1]
         assert len(members(stage.pid)) >= 3, "the two halves of the model run in processes of their own"
         stage.kill()
         stage.wait()

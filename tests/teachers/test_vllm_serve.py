@@ -62,6 +62,8 @@ def free_port() -> int:
 def start(weights, port, log):
     """Start a server: small enough that several fit beside each other, and its threads not bound to cores that the others use too."""
     settings = ["--dtype", "float32", "--kv-cache-memory-bytes", str(2**29), "--max-model-len", "1024", "--max-num-seqs", "64"]
+    # On a CPU vLLM 0.32 dies of a prompt that is read in parts and has a seed.
+    settings.append("--no-enable-chunked-prefill")
     command = [sys.executable, "-c", VLLM, "serve", str(weights), "--served-model-name", "smollm2"]
     env = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
@@ -130,5 +132,5 @@ def test_200_structured_answers_from_two_servers_follow_their_schema(vllm_server
     for _, answer in found:
         jsonschema.validate(json.loads(answer.text), json.loads(SCHEMA))
         assert answer.ended
-    assert sum(served) == 200
+    assert sum(served) == 200  # none was asked twice
     assert min(served) > 40
