@@ -20,6 +20,7 @@ from kdbuild.teachers._remote import Deliver, Done, WoundDown
 from kdbuild.teachers._wire import request
 
 CHAT = "/chat/completions"
+_HAND_OVER_S = 0.005
 _REFUSED_IN_A_ROW = 20
 """So many questions refused without an answer between them mean that it is not the questions."""
 
@@ -254,9 +255,9 @@ class Sender:
         self._waiting.clear()
 
     def _finish(self, done: Done) -> None:
-        """Hand over what is done, all of one turn of the event loop at once."""
+        """Hand over what is done, a few milliseconds' answers at once: waking the other thread for each costs more than reading it."""
         if not self._done:
-            self._loop.call_soon(self._hand_over)
+            self._loop.call_later(_HAND_OVER_S, self._hand_over)
         self._done.append(done)
 
     def _hand_over(self) -> None:

@@ -25,7 +25,7 @@ SERVERS = Path(__file__).parents[1] / "teachers" / "servers.py"
 sys.path.insert(0, str(SERVERS.parent))
 import servers  # noqa: E402
 
-SLOTS, SIGMA, MEDIAN_S = 256, 0.6, 0.3
+SLOTS, SIGMA, MEDIAN_S = 256, 0.6, 0.4
 NUM_ROWS, NUM_BARRIER_ROWS = 20_000, 1_500
 NUM_CALLS, AT_A_TIME, NUM_PAIRS = 3_000, 64, 5
 LEAST_USE, LEAST_USE_WITH_HINT, LEAST_AHEAD = 0.93, 0.98, 5.0

@@ -217,7 +217,9 @@ class Server:
             fault = Fault("status", 429, body=b'{"error": {"message": "slow down"}}', served=False)
         self.num_served += fault is None or fault.served
         self.num_turned_away += fault is not None and not fault.served
-        if body["model"] not in self.models:
+        if not body["messages"]:
+            connection.reply(400, b'{"error": {"message": "there are no messages"}}')
+        elif body["model"] not in self.models:
             message = f"The model `{body['model']}` does not exist."
             connection.reply(404, dumps({"error": {"message": message, "code": "model_not_found"}}))
         elif fault is None or fault.kind == "answer":
@@ -261,7 +263,9 @@ class Server:
             given = [{"token": token, "logprob": logprob} for token, logprob in tops]
             choice["logprobs"] = {"content": [{"token": word, "logprob": -0.5, "top_logprobs": given} for word in words[:limit]]}
         num_prompt_tokens = sum(len(m["content"].split()) for m in body["messages"])
-        usage = {"prompt_tokens": num_prompt_tokens, "completion_tokens": min(limit, len(words) + 1)}
+        num_new_tokens = min(limit, len(words) + 1)
+        usage = {"prompt_tokens": num_prompt_tokens, "completion_tokens": num_new_tokens}
+        usage["total_tokens"] = sum(usage.values())
         return {"id": "chat-1", "object": "chat.completion", "created": 1, "model": body["model"], "choices": [choice], "usage": usage}
 
     # --- batches -------------------------------------------------------------------------------------------------------------
