@@ -251,7 +251,7 @@ class Server:
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the body of a good response."""
-        limit = body.get("max_tokens", body.get("max_completion_tokens", 16))
+        limit = body.get("max_tokens", body.get("max_completion_tokens", 4096))
         words = written(body["messages"], body.get("seed", 0)).split()
         ended = len(words) < limit
         message: dict[str, Any] = {"role": "assistant", "content": " ".join(words[:limit])}
