@@ -53,6 +53,7 @@ def train_on(project, rows=ROWS, runtime=None, **changes):
         "start": START,
         "objectives": [{"kind": "forward-kl"}],
         "teachers": {"": FAKE},
+        "features": [],
         "adaptation": None,
         "train": {"num_epochs": 3, "batch_tokens": 100, "learning_rate": 5e-3},
         **changes,
