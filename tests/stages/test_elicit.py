@@ -132,6 +132,16 @@ def test_every_row_is_asked_once_and_carries_its_answer_and_key(root):
         "num_cut": 0,
         "answer_tokens": sum(tokens),
         "mean_answer_tokens": round(sum(tokens) / 4, 3),
+        "operators": [
+            {
+                "kind": "label",
+                "num_asked": 4,
+                "num_rows": 4,
+                "num_dropped": 0,
+                "prompt_tokens": sum(json.loads(call.answer)["num_prompt_tokens"] for call in calls.values()),
+                "answer_tokens": sum(tokens),
+            }
+        ],
     }
 
 
