@@ -13,6 +13,7 @@ from kdbuild.rows.conversations import Failed, Setting, Talks, start
 from kdbuild.rows.store import Store
 from kdbuild.teachers import Answer, Ask
 
+
 def setting(who: str = "someone", **more) -> Setting:
     return Setting(Scene(Path()), {"teacher": {"kind": who}}, **more)
 
