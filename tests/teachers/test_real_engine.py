@@ -37,14 +37,14 @@ def cards() -> list[Ask]:
         thing, side = THINGS[i % 10], SIDES[i // 10 % 5]
         question = f"Write a card about the {thing}, on {side}, as JSON with title, explanation, difficulty and audience."
         asks.append(
-            Ask(f"card-{i}", (Message("user", question),), LIMIT, temperature=i // 50 % 2 * 1.0, sample=i // 100, schema=schema_of(Card))
+            Ask(f"card-{i}", (Message("user", question),), LIMIT, temperature=i // 50 % 2 * 0.7, sample=i // 100, schema=schema_of(Card))
         )
     return asks
 
 
 @pytest.fixture(scope="module")
 def teacher(smollm2):
-    return Transformers(model="path:model", device="cpu"), smollm2
+    return Transformers(model="path:model", device="cpu", batch_tokens=32768), smollm2
 
 
 def test_two_hundred_answers_of_a_form_are_all_valid(teacher, tmp_path):
