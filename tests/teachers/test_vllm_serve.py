@@ -64,6 +64,8 @@ def start(weights, port, log):
     settings = ["--dtype", "float32", "--kv-cache-memory-bytes", str(2**29), "--max-model-len", "1024", "--max-num-seqs", "64"]
     # On a CPU vLLM 0.32 dies of a prompt that is read in parts and has a seed.
     settings.append("--no-enable-chunked-prefill")
+    # Free to write blanks between the parts of a form, so small a model writes them until the limit.
+    settings += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     command = [sys.executable, "-c", VLLM, "serve", str(weights), "--served-model-name", "smollm2"]
     env = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
