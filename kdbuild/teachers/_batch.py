@@ -21,6 +21,8 @@ from kdbuild.teachers._prompts import prompt_ids
 
 _SHORTEST_PREFIX = 8
 """Tokens below which sharing the start of the prompts is not worth a pass of its own."""
+_LEAST_FILLED = 0.6
+"""Share of a row that is its own rather than padding; with less, a pass of its own is cheaper."""
 MOST_NUMBERS = 2**26
 """Numbers that a pass hands over at most, but for a single row that has more: 256 MiB in float32."""
 
@@ -149,10 +151,13 @@ class Network:
 
 
 def cut(rows: Iterable[R], share: Callable[[R], float]) -> Iterator[list[R]]:
-    """Yield rows in groups for a pass each, the most costly first; `share` is the part of a pass that a row takes up, padded to it."""
+    """Yield rows in groups for a pass each, the most costly first; `share` is the part of a pass that a row takes up.
+
+    All rows of a group take up as much as the first, to which they are padded.
+    """
     group: list[R] = []
     for row in sorted(rows, key=share, reverse=True):
-        if group and (len(group) + 1) * share(group[0]) > 1:
+        if group and ((len(group) + 1) * share(group[0]) > 1 or share(row) < _LEAST_FILLED * share(group[0])):
             yield group
             group = []
         group.append(row)

@@ -6,12 +6,13 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdbuild.teachers import Answer, Ask
-from kdbuild.teachers._batch import Batch, Network, Prefix
+from kdbuild.teachers._batch import Batch, Network, Prefix, cut
 from kdbuild.teachers._choose import choose
 from kdbuild.teachers._grammar import Grammars
 from kdbuild.teachers._next_token import before_stop, next_tokens, stopped, text_of
@@ -58,15 +59,15 @@ class Engine:
         waiting, prefix = yield from self._take(block)
         batch: Batch[Writing] | None = None
         while waiting or batch is not None:
-            if joining := self._admit(batch, waiting):
-                newcomers = self._network.start(joining, prefix)
+            joining = self._admit(batch, waiting)
+            for group in cut(joining, partial(_share, prefix, self._batch_tokens)):
+                newcomers = self._network.start(group, prefix)
                 yield from self._step(newcomers)
                 batch = newcomers if batch is None else batch.join(newcomers)
-            else:
-                assert batch is not None  # with nobody in the batch somebody is admitted
+                batch = batch if batch.rows else None
+            if batch is not None and not joining:
                 yield from self._step(batch)
-            if not batch.rows:
-                batch = None
+                batch = batch if batch.rows else None
             if not waiting:
                 waiting, prefix = yield from self._take(incoming.take())
 
@@ -129,6 +130,11 @@ class Engine:
             len(row.tokens),
             logprob=rounded(row.logprob),
         )
+
+
+def _share(prefix: Prefix, batch_tokens: int, row: Writing) -> float:
+    """Return the part of a pass over prompts that a row takes up after what all share."""
+    return (len(row.prompt) - prefix.num_tokens) / batch_tokens
 
 
 def blocks(asked: Iterable[tuple[int, Ask]]) -> Iterator[list[tuple[int, Ask]]]:
