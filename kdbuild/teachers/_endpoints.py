@@ -110,11 +110,11 @@ class Endpoint:
         return 0 if now < self.paused_until else int(self.limit) - self.in_flight
 
     def answered(self) -> None:
-        """Take note of an answer."""
+        """Take note of an answer; its call is no longer in flight."""
         self.has_answered = True
         self.pauses = self._num_broken = 0
         self.down_since = None
-        if self.limit < self.most and self.in_flight >= int(self.limit) - 1:  # an endpoint that is not kept busy shows nothing
+        if self.limit < self.most and self.in_flight >= int(self.limit) - 2:  # an endpoint that is not kept busy shows nothing
             self.limit = min(self.most, self.limit + (1.0 if self.limit < self._threshold else 1.0 / self.limit))
 
     def limited(self, started: float, now: float, wait_s: float | None) -> None:
