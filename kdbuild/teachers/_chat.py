@@ -127,14 +127,14 @@ def read_value(endpoint: Endpoint, ask: Ask, value: Any) -> Answer:
     if finish == "content_filter":
         raise Refused("the server's content filter cut the answer", about_row=True)
     usage = value.get("usage")
-    num_prompt_tokens = _count(usage, "prompt_tokens", sum(len(m.content.encode("utf-8", "replace")) for m in ask.messages))
+    num_prompt_tokens = _count(usage, "prompt_tokens", *(message.content for message in ask.messages))
     if ask.choices:
         return Answer("", True, num_prompt_tokens, 0, logprobs=_choice_logprobs(endpoint, ask.choices, choice))
     return _written(ask, text, finish, usage, num_prompt_tokens, choice)
 
 
 def _written(ask: Ask, text: str, finish: Any, usage: Any, num_prompt_tokens: int, choice: Mapping[str, Any]) -> Answer:
-    num_new_tokens = _count(usage, "completion_tokens", len(text.encode()))
+    num_new_tokens = _count(usage, "completion_tokens", text)
     ended = finish != "length" if isinstance(finish, str) else num_new_tokens < ask.max_new_tokens
     # An answer that ended is within its limit, whatever the server counts: else it would be asked again at every build.
     num_new_tokens = min(num_new_tokens, ask.max_new_tokens) if ended or not isinstance(usage, dict) else num_new_tokens
@@ -162,10 +162,13 @@ def _text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(part if isinstance(part, str) else str(part.get("text") or part.get("refusal") or "") for part in content)
-    if not isinstance(content, str | None):
+    if content is not None and not isinstance(content, str):
         raise TypeError
-    lines = [content or message.get("refusal") or ""]
-    for call in message.get("tool_calls") or ():
+    written = content or message.get("refusal") or ""
+    if not message.get("tool_calls"):
+        return written
+    lines = [written]
+    for call in message["tool_calls"]:
         function = call["function"]
         lines.append(json.dumps({"name": function["name"], "arguments": _arguments(function["arguments"])}, ensure_ascii=False))
     return "\n".join(line for line in lines if line)
@@ -198,12 +201,17 @@ def tidy_deep(value: Any) -> Any:
     return {tidy(key): tidy_deep(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _count(usage: Any, name: str, num_bytes: int) -> int:
+def _count(usage: Any, name: str, *texts: str) -> int:
+    """Return the tokens that the server counted, else an estimate for the texts."""
     given = usage.get(name) if isinstance(usage, dict) else None
-    return given if type(given) is int and given >= 0 else math.ceil(num_bytes / _BYTES_PER_TOKEN)
+    if type(given) is int and given >= 0:
+        return given
+    return math.ceil(sum(len(text.encode("utf-8", "replace")) for text in texts) / _BYTES_PER_TOKEN)
 
 
 def _logprob(choice: Mapping[str, Any]) -> float | None:
+    if choice.get("logprobs") is None:
+        return None
     try:
         return math.fsum(float(token["logprob"]) for token in choice["logprobs"]["content"])
     except (KeyError, TypeError, ValueError):

@@ -109,13 +109,15 @@ class Endpoint:
         """Return how many more calls it can take."""
         return 0 if now < self.paused_until else int(self.limit) - self.in_flight
 
-    def answered(self) -> None:
-        """Take note of an answer; its call is no longer in flight."""
+    def answered(self) -> bool:
+        """Take note of an answer, whose call is no longer in flight; return whether there may be room for more calls now."""
         self.has_answered = True
         self.pauses = self._num_broken = 0
         self.down_since = None
-        if self.limit < self.most and self.in_flight >= int(self.limit) - 2:  # an endpoint that is not kept busy shows nothing
-            self.limit = min(self.most, self.limit + (1.0 if self.limit < self._threshold else 1.0 / self.limit))
+        if self.limit >= self.most or self.in_flight < int(self.limit) - 2:  # an endpoint that is not kept busy shows nothing
+            return False
+        self.limit = min(self.most, self.limit + (1.0 if self.limit < self._threshold else 1.0 / self.limit))
+        return True
 
     def limited(self, started: float, now: float, wait_s: float | None) -> None:
         """Take note of a refusal for too many calls: everything waits as long as the server says, or a little longer each time."""

@@ -84,6 +84,8 @@ class Sender:
         self._alarm: asyncio.TimerHandle | None = None
         self._stopped: StageError | WoundDown | None = None
         self._answered_at = -1.0
+        self._has_grown = False
+        """Whether an answer made room for more calls than the one it ended."""
         self._refused_in_a_row = 0
 
     def add(self, asks: list[tuple[int, Ask]]) -> None:
@@ -135,6 +137,8 @@ class Sender:
 
     def _roomiest(self, avoid: Endpoint | None, now: float) -> Endpoint | None:
         """Return the endpoint with the most room, another than `avoid` where there is one; None where there is no room."""
+        if len(self._endpoints) == 1:
+            return self._endpoints[0] if self._endpoints[0].room(now) > 0 else None
         best, most = None, (False, 0)
         for endpoint in self._endpoints:
             room = endpoint.room(now)
@@ -167,7 +171,9 @@ class Sender:
                 break
             job, endpoint = found
             self._calls[job] = endpoint, task
-            self._fill()  # an answer may have made room for more than one
+            if self._has_grown:
+                self._has_grown = False
+                self._fill()
         if self._stopped is not None and not self._calls:  # only now: what was on its way is paid for
             self._finish(self._stopped)
 
@@ -189,7 +195,7 @@ class Sender:
 
     def _ended(self, job: Job, endpoint: Endpoint, started: float, found: Answer | BaseException) -> None:
         if isinstance(found, Answer):
-            endpoint.answered()
+            self._has_grown |= endpoint.answered()
             self._answered_at = self._loop.time()
             self._refused_in_a_row = 0
             self._finish((job.index, found))
