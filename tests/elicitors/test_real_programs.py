@@ -113,14 +113,14 @@ def test_pot(asked):
 
 def test_trajectory(asked):
     tools = [{"callable": f"tools.py:{name}"} for name in ("add", "subtract", "multiply", "divide")]
-    operator = Trajectory(tools=tools, max_steps=3, max_new_tokens=220, max_thought_chars=80, max_answer_chars=60)
-    made = asked(operator, ROWS[:8])
+    operator = Trajectory(tools=tools, max_steps=2, max_new_tokens=160, max_thought_chars=60, max_answer_chars=20)
+    made = asked(operator, ROWS[:6])
     right = [row for row in made.rows if row.gold in (row.answer or "")]
     print(f"  {len(right)} of {len(made.rows)} answers hold the right number")
     for row in made.rows[:4]:
         print("---", row.prompt[-1].content, *(json.dumps(step) for step in row.trajectory), row.answer, sep="\n")
-    assert len(made.rows) + len(made.dropped) == 8
-    assert len(made.rows) >= 6
+    assert len(made.rows) + len(made.dropped) == 6
+    assert len(made.rows) >= 4
 
 
 def test_revise(asked):
