@@ -143,26 +143,40 @@ def _plain_word(word: str) -> str:
     return word.lower().replace("_", "-")
 
 
-@dataclass(frozen=True)
 class OneOf:
-    """Annotation for a field that holds one kind of `family`: `Annotated[Objective, OneOf("objectives")]`."""
+    """Annotation for a field that holds one kind of one or several families: `Annotated[Objective, OneOf("objectives")]`."""
 
-    family: str
+    def __init__(self, *families: str) -> None:
+        """`families` have no kind's name in common."""
+        self.families = families
+
+    @property
+    def what(self) -> str:
+        """What such a kind is called in a sentence."""
+        return " or ".join(singular(family) for family in self.families)
+
+    def available(self) -> tuple[str, ...]:
+        """Return the kinds that are possible here."""
+        return tuple(kind for family in self.families for kind in available(family))
+
+    def load(self, kind: str) -> type[Kind]:
+        """Return the class of a kind.
+
+        Raises:
+            LookupError: none of the families has such a kind.
+        """
+        return load(next((family for family in self.families if kind in available(family)), self.families[0]), kind)
 
     def _narrow(self, value: Any) -> Kind:
         if isinstance(value, Kind):
             return value
-        what = singular(self.family)
+        context = {"what": self.what, "one_of": self}
         if not isinstance(value, Mapping) or "kind" not in value:
-            raise PydanticCustomError("kind_missing", "{what} needs a `kind`", {"what": what, "family": self.family})
+            raise PydanticCustomError("kind_missing", "{what} needs a `kind`", context)
         try:
-            found = load(self.family, str(value["kind"]))
+            found = self.load(str(value["kind"]))
         except LookupError:
-            raise PydanticCustomError(
-                "kind_unknown",
-                "no {what} named `{given}`",
-                {"what": what, "given": str(value["kind"]), "family": self.family},
-            ) from None
+            raise PydanticCustomError("kind_unknown", "no {what} named `{given}`", {**context, "given": str(value["kind"])}) from None
         # Kinds as resolved.json holds them carry the revision they were written with; it is identity, not a field.
         return found.model_validate({key: item for key, item in value.items() if key != "kind_revision"})
 
@@ -171,9 +185,8 @@ class OneOf:
         return core_schema.no_info_plain_validator_function(self._narrow)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Return the union of every kind of the family."""
-        kinds = [handler(load(self.family, kind).__pydantic_core_schema__) for kind in available(self.family)]
-        return {"oneOf": kinds}
+        """Return the union of every kind that is possible."""
+        return {"oneOf": [handler(self.load(kind).__pydantic_core_schema__) for kind in self.available()]}
 
 
 class Reading(Model):

@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from kdbuild.kinds import Knob, OneOf, available, load
+from kdbuild.kinds import Knob, OneOf
 from kdbuild.spec.model import Params, Spec
 
 Steps = frozenset[str]
@@ -106,12 +106,12 @@ def fields(model: type[BaseModel], at: str = "", *, knob: bool = False) -> Itera
 def _below(annotation: Any, marks: tuple[Any, ...], path: str, *, knob: bool) -> Iterator[tuple[str, bool]]:
     while hasattr(annotation, "__metadata__"):
         annotation, marks = annotation.__origin__, (*marks, *annotation.__metadata__)
-    family = next((mark.family for mark in marks if isinstance(mark, OneOf)), None)
-    if family:
+    one_of = next((mark for mark in marks if isinstance(mark, OneOf)), None)
+    if one_of:
         yield path + ".kind", knob
-        for kind in available(family):
+        for kind in one_of.available():
             own = f"{path}[{kind}].kind"
-            yield from ((p, k) for p, k in fields(load(family, kind), f"{path}[{kind}].", knob=knob) if p != own)
+            yield from ((p, k) for p, k in fields(one_of.load(kind), f"{path}[{kind}].", knob=knob) if p != own)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield from fields(annotation, f"{path}.", knob=knob)
     elif get_origin(annotation) in (Union, types.UnionType):

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from kdbuild.kinds import Kind, OneOf, available, load, nearest
+from kdbuild.kinds import Kind, OneOf, nearest
 from kdbuild.spec.document import Document
 from kdbuild.spec.problems import At, Problem, shown
 
@@ -206,7 +206,7 @@ def _not_one_of(at: At, expected: str, value: Any, line: int | None) -> Problem:
 
 
 def _kind_missing(at: At, context: Context, value: Any, line: int | None) -> Problem:
-    kinds = available(context["family"])
+    kinds = context["one_of"].available()
     hint = f"choose from: {', '.join(kinds)}"
     if isinstance(value, Mapping):
         return Problem(at, "`kind` is missing", hint=hint, line=line)
@@ -217,7 +217,7 @@ def _kind_missing(at: At, context: Context, value: Any, line: int | None) -> Pro
 
 
 def _kind_unknown(at: At, context: Context, document: Document) -> Problem:
-    kinds, given = list(available(context["family"])), document.get((*at, "kind"))
+    kinds, given = list(context["one_of"].available()), document.get((*at, "kind"))
     line = document.line_of((*at, "kind"))
     if not isinstance(given, str):
         return Problem((*at, "kind"), f"must be text, but is {shown(given)}", hint=f"choose from: {', '.join(kinds)}", line=line)
@@ -282,10 +282,10 @@ def model_at(model: type[BaseModel], value: Any, at: At) -> type[BaseModel] | No
 def _narrowed(found: Any, marks: tuple[Any, ...], value: Any) -> tuple[Any, tuple[Any, ...]]:
     """Take annotations and unions off a type, by the value that is read with it."""
     while True:
-        family = next((mark.family for mark in marks if isinstance(mark, OneOf)), None)
-        if family:
+        one_of = next((mark for mark in marks if isinstance(mark, OneOf)), None)
+        if one_of:
             kind = value.get("kind") if isinstance(value, Mapping) else None
-            return (load(family, kind) if kind in available(family) else None), ()
+            return (one_of.load(kind) if kind in one_of.available() else None), ()
         if hasattr(found, "__metadata__"):
             found, marks = found.__origin__, tuple(found.__metadata__)
         elif get_origin(found) in (Union, types.UnionType):

@@ -57,7 +57,7 @@ def candidates(annotation: Any, marks: tuple[Any, ...] = ()) -> list[Any]:
         annotation, marks = annotation.__origin__, (*marks, *annotation.__metadata__)
     for mark in marks:
         if isinstance(mark, OneOf):
-            return [variants(load(mark.family, kind))[0] for kind in available(mark.family)]
+            return [variants(mark.load(kind))[0] for kind in mark.available()]
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return [value for member in arguments for value in candidates(member)]
