@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 ROWS_PER_GROUP = 4096
 MANIFEST = "manifest.json"
+SCORES, JUDGED = "scores", "calls"
+"""Folders inside a `dropped/` data set: the scores of the training rows (`Scored`), and the answers they were made of (`Call`)."""
 REJECTED = "rejected"
 """Folder inside an `elicited/` data set: the rows (of `Dropped`) whose answer could not be used or that were not answered."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
@@ -39,7 +41,7 @@ class Message:
     """False where the turn was cut at the token limit: the student then learns no end of turn."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One example on its way from seed to training row (the survey's record schema)."""
 
@@ -61,7 +63,7 @@ class Row:
     label: str | None = None
     gold: str | None = None
     candidates: tuple[dict[str, Any], ...] = ()
-    """Alternative answers: text, source (who wrote it), logprob, score, ended."""
+    """Alternative answers: text, source (who wrote it), logprob, score, ended, scores (by name)."""
     ranking: tuple[int, ...] = ()
     """Candidate indices, best first."""
     feedback: str | None = None
@@ -110,6 +112,17 @@ class Dropped:
     score: float | None = None
     text: str = ""
     """What was dropped, for people: the row's prompt and answer."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One score of a training row, whether it went on or not."""
+
+    id: str
+    """Id of the row."""
+    name: str
+    """Name of the score; `<name>[i]` for the i-th candidate of a row without an answer."""
+    value: float
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,8 @@ def _schema(record: type) -> pa.Schema:
     text, real = pa.string(), pa.float64()
     message = pa.struct([("role", text), ("content", text), ("train", pa.bool_()), ("ended", pa.bool_())])
     passage = pa.struct([("doc_id", text), ("text", text), ("score", real)])
-    candidate = pa.struct([("text", text), ("source", text), ("logprob", real), ("score", real), ("ended", pa.bool_())])
+    scores = pa.list_(pa.struct([("name", text), ("value", real)]))
+    candidate = pa.struct([("text", text), ("source", text), ("logprob", real), ("score", real), ("ended", pa.bool_()), ("scores", scores)])
     step = pa.struct([("thought", text), ("action", text), ("args", text), ("observation", text)])
     media = pa.struct([("type", text), ("path", text), ("text_view", text)])
     tool = pa.struct([(name, text) for name in ("name", "description", "parameters", "returns", "callable")])
@@ -195,13 +209,13 @@ def _schema(record: type) -> pa.Schema:
         ("Row", "candidates"): pa.list_(candidate),
         ("Row", "ranking"): pa.list_(pa.int32()),
         # Not maps: the `datasets` library and the hub's viewer cannot read those.
-        ("Row", "scores"): pa.list_(pa.struct([("name", text), ("value", real)])),
+        ("Row", "scores"): scores,
         ("Row", "trajectory"): pa.list_(step),
         ("Row", "media"): media,
         ("Row", "tool"): tool,
         ("Row", "meta"): pa.list_(pa.struct([("name", text), ("value", text)])),
     }
-    plain = {"str": text, "str | None": text, "bool": pa.bool_(), "int": pa.int64(), "float | None": real}
+    plain = {"str": text, "str | None": text, "bool": pa.bool_(), "int": pa.int64(), "float": real, "float | None": real}
     plain |= {"tuple[str, ...]": pa.list_(text), "bytes": pa.binary()}
     columns = []
     for f in fields(record):
@@ -217,8 +231,14 @@ NAMED = ("scores", "meta")
 def _column(name: str, rows: list[Any]) -> list[Any]:
     values = [getattr(row, name) for row in rows]
     if name in NAMED:
-        return [[{"name": key, "value": item} for key, item in sorted(value.items())] for value in values]
+        return [_by_name(value) for value in values]
+    if name == "candidates":
+        return [[{**one, "scores": _by_name(one["scores"])} if one.get("scores") else one for one in value] for value in values]
     return [_column_value(value) for value in values]
+
+
+def _by_name(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in sorted(values.items())]
 
 
 def _column_value(value: Any) -> Any:
@@ -231,18 +251,28 @@ def _column_value(value: Any) -> Any:
     return value
 
 
+def _named(pairs: Any) -> dict[str, Any]:
+    return {pair["name"]: pair["value"] for pair in pairs or ()}
+
+
+def _candidate(values: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in values.items() if name != "scores"}
+    return {**plain, "scores": _named(values["scores"])} if values["scores"] else plain
+
+
 def _record(record: type, values: dict[str, Any]) -> Any:
     if record is Row:
         values["messages"] = tuple(Message(**m) for m in values["messages"])
         for name in NAMED:
-            values[name] = {pair["name"]: pair["value"] for pair in values[name] or ()}
+            values[name] = _named(values[name])
+        values["candidates"] = [_candidate(one) for one in values["candidates"] or ()]
         for name in ("parents", "roots", "keys", "context", "candidates", "ranking", "trajectory"):
             values[name] = tuple(values[name] or ())
     return record(**values)
 
 
 def _sort_key(row: Any) -> tuple[str, str, int]:
-    return (row.id, getattr(row, "key", ""), getattr(row, "max_new_tokens", 0))
+    return (row.id, getattr(row, "key", getattr(row, "name", "")), getattr(row, "max_new_tokens", 0))
 
 
 def shards(rows: list[Any]) -> Iterator[tuple[str, list[Any]]]:

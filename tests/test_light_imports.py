@@ -16,7 +16,8 @@ from kdbuild import kinds
 
 HOME = Path(kdbuild.__file__).parent
 HEAVY = ("torch", "transformers", "vllm", "deepspeed", "datasets", "sentence_transformers", "numpy", "pandas", "pyarrow", "peft", "dvc")
-FAMILIES = tuple(sorted(p.parent.name for p in HOME.glob("*/__init__.py") if re.search(r"^class \w+\(Kind\)", p.read_text(), re.MULTILINE)))
+BASE = re.compile(r"^class \w+\((Kind|Conversing)\)", re.MULTILINE)
+FAMILIES = tuple(sorted(p.parent.name for p in HOME.glob("*/__init__.py") if BASE.search(p.read_text())))
 
 FILES = {
     "params.yaml": "teachers:\n  asked: {kind: fake}\nembedder: {kind: fake}\n",
@@ -79,6 +80,7 @@ def test_the_families_are_found():
         "seeds",
         "teachers",
         "elicitors",
+        "scorers",
         "selectors",
         "objectives",
         "students",

@@ -11,7 +11,7 @@ from kdbuild.errors import KdbuildError
 if TYPE_CHECKING:
     from kdbuild.kinds import Kind
 
-FAMILIES = ("seeds", "teachers", "elicitors", "selectors", "objectives", "students", "adaptations", "evaluators", "embedders")
+FAMILIES = ("seeds", "teachers", "elicitors", "scorers", "selectors", "objectives", "students", "adaptations", "evaluators", "embedders")
 
 
 @click.command("kinds", help="List the words a spec can use, family by family.")

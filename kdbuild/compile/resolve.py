@@ -10,6 +10,7 @@ from typing import Any
 
 from kdbuild.compile.cast import Cast
 from kdbuild.compile.stages import Stage, keyed
+from kdbuild.elicitors import Conversing
 from kdbuild.kinds import identity, load
 from kdbuild.objectives import Objective
 from kdbuild.seeds import Seeds
@@ -134,12 +135,27 @@ class Resolver:
         return self._stage("elicit", name, section, deps, templates, outs=outs, metrics=(layout.facts(self.name, name, "elicit"),))
 
     def _select(self, name: str, phase: Phase) -> Stage:
-        rows = layout.out(self.name, name, "elicited")
-        embedder = self._embedder() if any(selector.needs_embedder for selector in phase.select) else None
+        cast, rows = Cast(self.spec, self.params, name), layout.out(self.name, name, "elicited")
+        asking = [step for step in phase.select if isinstance(step, Conversing) and step.needs]
+        actors = {word: self._actor(cast, word) for step in asking for word in (*step.actors, *step.others)}
+        embedder = self._embedder() if any(step.needs_embedder for step in phase.select) else None
+        pools = {pool: self._selected(pool) for step in phase.select for pool in step.pools}
         deps = [("rows", rows), *(self._weights_dep("embedder", embedder.weights) if embedder else [])]
-        section = sections.SelectSection(rows=rows, selectors=phase.select, embedder=embedder, held_out_frac=self.spec.held_out_frac)
+        deps += [dep for use in actors.values() for dep in self._teacher_deps(use)]
+        deps += [(f"pool {pool}", path) for pool, path in pools.items()]
+        deps += [("file", path) for step in phase.select for path in step.files()]
+        section = sections.SelectSection(
+            rows=rows,
+            steps=phase.select,
+            actors=actors,
+            embedder=embedder,
+            pools=pools,
+            held_out_frac=self.spec.held_out_frac,
+            accept_failed_frac=self.spec.accept_failed_frac,
+        )
+        templates = [_digest(path) for step in phase.select if isinstance(step, Conversing) for path in step.templates()]
         outs = (layout.out(self.name, name, "selected"), layout.out(self.name, name, "dropped"))
-        return self._stage("select", name, section, deps, outs=outs, metrics=(layout.facts(self.name, name, "select"),))
+        return self._stage("select", name, section, deps, templates, outs=outs, metrics=(layout.facts(self.name, name, "select"),))
 
     def _train(self, name: str, phase: Phase) -> Stage:
         data, start = self._data(name), self._model(self._start(name))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbuild.compile.cast import Cast
-from kdbuild.elicitors import Elicitor
+from kdbuild.elicitors import Conversing
 from kdbuild.spec.model import Params, Phase, Spec
 from kdbuild.spec.problems import At, Problem
 from kdbuild.spec.source import no_such
@@ -97,11 +97,17 @@ def who_gives(given: Given, wanted: frozenset[Signal]) -> str | None:
     return f"params.yaml has a teacher that does: {able[0]}" if len(able) == 1 else f"params.yaml has teachers that do: {', '.join(able)}"
 
 
-def actors_of(given: Given) -> Iterator[tuple[At, Cast, Elicitor, str]]:
-    """Yield (path, cast, operator, word) for every word by which an operator calls an actor."""
+def asking(phase: Phase) -> Iterator[tuple[At, Conversing]]:
+    """Yield (path inside the phase, operator or scorer) of whatever may ask a model."""
+    yield from ((("elicit", i), operator) for i, operator in enumerate(phase.elicit))
+    yield from ((("select", i), step) for i, step in enumerate(phase.select) if isinstance(step, Conversing))
+
+
+def actors_of(given: Given) -> Iterator[tuple[At, Cast, Conversing, str]]:
+    """Yield (path, cast, operator or scorer, word) for every word by which one calls an actor."""
     for at, name, phase in given.phases():
         cast = Cast(given.spec, given.params, name)
-        for i, operator in enumerate(phase.elicit):
+        for inside, operator in asking(phase):
             if operator.needs:
                 for word in dict.fromkeys([*cast.words(operator.actors), *operator.others]):
-                    yield (*at, "elicit", i), cast, operator, word
+                    yield (*at, *inside), cast, operator, word

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from kdbuild import canonical, records
+from kdbuild.elicitors._extent import Extent
 from kdbuild.kinds import Kind
 from kdbuild.records import Dropped, Row, root_of
 from kdbuild.teachers import Answer, Ask, Signal
@@ -33,6 +34,18 @@ class Rejected:
     """The same words for the same cause: reasons are counted. Never a number or a text of the row."""
     text: str = ""
     """What was rejected, for people."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a file or a text that a spec names, found by reading it; nothing of it is run."""
+
+    at: tuple[str | int, ...]
+    """The field that names it."""
+    message: str
+    hint: str | None = None
+    own_place: bool = False
+    """Whether the message starts with its own `file:line`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,11 @@ class Scene:
     share: float = 1.0
     """Share of what is wanted in all that a pool, one side of the held-out split, aims at: `held_out_frac` or the rest."""
     embedder: Any = None
-    """Turns texts into vectors (`embedder.embed(texts)`: float32, one unit row a text), for operators that say `needs_embedder`."""
+    """Turns texts into vectors (`embedder.embed(texts)`: float32, one unit row a text), for kinds that say `needs_embedder`."""
+    pools: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    """Rows that others kept, by the name that a kind calls them (`pools`)."""
+    max_memory_gb: float = 8.0
+    """What a kind that compares many rows may take, about."""
 
     def child(self, parents: Sequence[Row], **fields: Any) -> Row:
         """Return a new row made of `parents` (at least one): its id is the digest of its content and its parents' ids.
@@ -81,42 +98,76 @@ def _is_seed(row: Row) -> bool:
     return not row.parents and not row.roots
 
 
-class Elicitor(Kind):
-    """Base of every way to ask.
+Told = TypeVar("Told")
+Name = TypeVar("Name")
 
-    An elicitor is pure: `elicit` is a generator that yields questions and is sent their answers. The stage runs many of them at once and
+
+def side_by_side(
+    talks: Mapping[Name, Generator[Sequence[Ask], Sequence[Answered], Told]],
+) -> Generator[Sequence[Ask], Sequence[Answered], dict[Name, Told]]:
+    """Run conversations in lockstep, so that what they ask at the same time goes out together; return what each comes to."""
+    told: dict[Name, Told] = {}
+    asked: dict[Name, list[Ask]] = {}
+    try:
+        for name, talk in talks.items():
+            _step(name, talk, None, asked, told)
+        while asked:
+            answers = list((yield [ask for asks in asked.values() for ask in asks]))
+            for name, asks in list(asked.items()):
+                own, answers = answers[: len(asks)], answers[len(asks) :]
+                _step(name, talks[name], own, asked, told)
+    finally:
+        for talk in talks.values():
+            talk.close()
+    return {name: told[name] for name in talks}
+
+
+def _step(
+    name: Name,
+    talk: Generator[Sequence[Ask], Sequence[Answered], Told],
+    answers: list[Answered] | None,
+    asked: dict[Name, list[Ask]],
+    told: dict[Name, Told],
+) -> None:
+    try:
+        asked[name] = list(next(talk) if answers is None else talk.send(answers))
+    except StopIteration as end:
+        told[name] = end.value
+        asked.pop(name, None)
+
+
+class Conversing(Kind):
+    """Base of what may ask a model about rows: operators, and scorers.
+
+    It is pure: `elicit` is a generator that yields questions and is sent their answers. The stage runs many of them at once and
     keeps the engine full; the planner runs the same generator against the stored answers and counts what is missing.
 
-    An operator either works row by row (`elicit`) or, with `pooled`, on all rows together (`gather`).
+    It either works row by row (`elicit`) or, with `pooled`, on all rows together (`gather`).
     """
 
-    family: ClassVar[str] = "elicitors"
     asks_once: ClassVar[bool] = False
     """Whether it yields questions only once a row, so that a forecast of its calls is exact before any answer is there."""
     pooled: ClassVar[bool] = False
     """Whether its questions are made of several rows: then `gather` is called, once for the training and once for the held-out rows."""
     makes_features: ClassVar[bool] = False
     """Whether its answers are signals (`Answer.payload`): the stage then has a `features/` output."""
+    rejects_fail: ClassVar[bool] = False
+    """Whether a row that it rejects has failed, as one has that got no answer."""
     needs_embedder: ClassVar[bool] = False
     """Whether it compares meanings (`scene.embedder`)."""
+    combines: ClassVar[bool] = False
+    """Whether it deals with several actors itself: they answer in one conversation and make one row, instead of a conversation each."""
     default_actor: ClassVar[str] = "teacher"
     """Who is asked where the spec does not say."""
     reads: ClassVar[tuple[str, ...]] = ("prompt",)
-    """What it needs a row to have: `prompt`, `answer` or a field of `Row`."""
-    writes: ClassVar[tuple[str, ...]] = ()
-    """What the rows it makes have besides a prompt: `answer` or fields of `Row`."""
-    keeps: ClassVar[bool] = True
-    """Whether the rows it makes still have what the rows it was given had."""
+    """What it needs a row to have: `prompt`, `answer` or a field of `Row`; `meta.value` is a field of its meta, `answer|gold` either."""
 
     by: str | list[str] | None = None
     """Who is asked: `teacher`, `student` (as the phase before left it), a role of the spec, or a list of these."""
-    combine: Literal["union", "route", "consensus"] | None = None
-    """What several actors are: `union` (a row of each; the default), `route` (each row goes to one of them, by the digest of its id), or
-    `consensus` (of the answers to one row, the one most like the others)."""
 
     @property
     def actors(self) -> tuple[str, ...]:
-        """Who answers the operator's own questions: one, or several that are combined."""
+        """Who answers its own questions: one, or several that are combined."""
         given = self.by or self.default_actor
         return (given,) if isinstance(given, str) else tuple(given)
 
@@ -130,9 +181,20 @@ class Elicitor(Kind):
         """What it cannot do without of those it asks; empty for an operator that asks nobody."""
         return frozenset({Signal.TEXT})
 
+    def most(self, given: Extent) -> Extent:
+        """Return the most questions that one actor is asked about rows of this extent, in all, and the most rows that come of them.
+
+        It holds whatever the rows hold and the answers say: what depends on them has no bound. A forecast says "up to" by it.
+        """
+        return Extent()
+
     def files(self) -> tuple[str, ...]:
         """Return the project's files it reads (templates): dependencies of the stage."""
         return ()
+
+    def faults(self, root: Path) -> Iterator[Fault]:
+        """Yield what is wrong with the project's files and the texts it uses; a file that is not there is not told here."""
+        yield from ()
 
     def templates(self) -> tuple[Path, ...]:
         """Return the packaged templates it uses; their digests are part of the stage's key."""
@@ -150,3 +212,17 @@ class Elicitor(Kind):
         questions that show it.
         """
         raise NotImplementedError(f"`{self.kind}` works row by row")
+
+
+class Elicitor(Conversing):
+    """Base of every way to ask: an operator, which makes rows of the rows it is given."""
+
+    family: ClassVar[str] = "elicitors"
+    writes: ClassVar[tuple[str, ...]] = ()
+    """What the rows it makes have besides a prompt: `answer` or fields of `Row`."""
+    keeps: ClassVar[bool] = True
+    """Whether the rows it makes still have what the rows it was given had."""
+
+    combine: Literal["union", "route", "consensus"] | None = None
+    """What several actors are: `union` (a row of each; the default), `route` (each row goes to one of them, by the digest of its id), or
+    `consensus` (of the answers to one row, the one most like the others)."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from kdbuild import canonical
-from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Result, Scene, _novelty
+from kdbuild.elicitors import Conversation, Conversing, Elicitor, Made, Rejected, Result, Scene, _novelty, side_by_side
+from kdbuild.elicitors._extent import NOTHING, Extent, times
 from kdbuild.elicitors._words import words
 from kdbuild.errors import SpecError
 from kdbuild.records import Dropped, Row
-from kdbuild.teachers import Ask
 
 NUM_DECIMALS = 6
 """Agreement is rounded to this before answers are compared, so that equal ones are equal."""
 
 
-def conversation(operator: Elicitor, about: Row | Sequence[Row], scene: Scene) -> Conversation:
+def conversation(operator: Conversing, about: Row | Sequence[Row], scene: Scene) -> Conversation:
     """Return the conversation of an operator with all its `actors` about a row or, where it is `pooled`, about several.
 
     The questions that the actors are asked at the same time go out together. Rows say in `meta["actor"]` whose they are, unless there
@@ -26,7 +26,7 @@ def conversation(operator: Elicitor, about: Row | Sequence[Row], scene: Scene) -
         SpecError: the operator's rows cannot be combined this way.
     """
     actors = operator.actors or ("teacher",)
-    if len(actors) == 1 or not operator.needs or getattr(operator, "combines", False):
+    if len(actors) == 1 or not operator.needs or operator.combines or not isinstance(operator, Elicitor):
         return _of(operator, about, replace(scene, actor=actors[0]))
     check(operator)
     if operator.combine == "route":
@@ -42,7 +42,7 @@ def check(operator: Elicitor) -> None:
     Raises:
         SpecError: the operator is pooled, or writes no answer.
     """
-    if operator.combine != "consensus" or len(operator.actors) < 2 or getattr(operator, "combines", False):
+    if operator.combine != "consensus" or len(operator.actors) < 2 or operator.combines:
         return
     hint = "`combine: union` keeps what each of them makes; `route` asks one of them about each row"
     if operator.pooled:
@@ -51,13 +51,24 @@ def check(operator: Elicitor) -> None:
         raise SpecError(f"`{operator.kind}` writes no answer, so there is nothing of several actors to compare", hint=hint)
 
 
-def _of(operator: Elicitor, about: Row | Sequence[Row], scene: Scene) -> Conversation:
+def _of(operator: Conversing, about: Row | Sequence[Row], scene: Scene) -> Conversation:
     return operator.elicit(about, scene) if isinstance(about, Row) else operator.gather(about, scene)
 
 
 def _one(about: Row | Sequence[Row]) -> Row:
     assert isinstance(about, Row)
     return about
+
+
+def most(operator: Conversing, given: Extent) -> Extent:
+    """Return the most that an operator with all its `actors` asks about rows of this extent, and makes of them."""
+    if given.rows == 0:
+        return NOTHING
+    one, num_actors = operator.most(given), len(operator.actors)
+    if num_actors < 2 or not operator.needs or operator.combines or not isinstance(operator, Elicitor) or operator.combine == "route":
+        return one
+    rows = given.rows if operator.combine == "consensus" else times(one.rows, num_actors)
+    return replace(one, rows=rows, asks=times(one.asks, num_actors))
 
 
 # --- the three ways ----------------------------------------------------------------------------------------------------------
@@ -68,7 +79,7 @@ def _route(operator: Elicitor, about: Row | Sequence[Row], scene: Scene, actors:
     shares: dict[str, list[Row]] = {actor: [] for actor in actors}
     for row in rows:
         shares[actors[int(canonical.fraction("route", row.id) * len(actors))]].append(row)
-    results = yield from _together(
+    results = yield from side_by_side(
         {
             actor: _of(operator, share[0] if isinstance(about, Row) else share, replace(scene, actor=actor))
             for actor, share in shares.items()
@@ -79,13 +90,13 @@ def _route(operator: Elicitor, about: Row | Sequence[Row], scene: Scene, actors:
 
 
 def _union(operator: Elicitor, about: Row | Sequence[Row], scene: Scene, actors: Sequence[str]) -> Conversation:
-    results = yield from _together({actor: _of(operator, about, replace(scene, actor=actor)) for actor in actors})
+    results = yield from side_by_side({actor: _of(operator, about, replace(scene, actor=actor)) for actor in actors})
     given = {row.id: row for row in ([about] if isinstance(about, Row) else about)}
     return _merge(operator, about, results, lambda actor, rows: _own(rows, actor, given, scene))
 
 
 def _consensus(operator: Elicitor, row: Row, scene: Scene, actors: Sequence[str]) -> Conversation:
-    results = yield from _together({actor: _of(operator, row, replace(scene, actor=actor)) for actor in actors})
+    results = yield from side_by_side({actor: _of(operator, row, replace(scene, actor=actor)) for actor in actors})
     answered = [(actor, made) for actor, result in results.items() for made in _rows(result) if made.answer is not None]
     rejected = [result for result in results.values() if isinstance(result, Rejected)]
     if not answered:
@@ -99,35 +110,6 @@ def _consensus(operator: Elicitor, row: Row, scene: Scene, actors: Sequence[str]
 def _agreement(texts: Sequence[Sequence[str]]) -> list[float]:
     """Return how much each text is like the others: its mean ROUGE-L F1 with them, 0 where there are none."""
     return [round(_mean(_f1(one, other) for j, other in enumerate(texts) if j != i), NUM_DECIMALS) for i, one in enumerate(texts)]
-
-
-# --- conversations side by side ----------------------------------------------------------------------------------------------
-
-
-def _together(talks: Mapping[str, Conversation]) -> Generator[list[Ask], Sequence[Answered], dict[str, Result]]:
-    """Run conversations in lockstep, and return what each comes to."""
-    results: dict[str, Result] = {}
-    asked: dict[str, list[Ask]] = {}
-    try:
-        for actor, talk in talks.items():
-            _step(actor, talk, None, asked, results)
-        while asked:
-            answers = list((yield [ask for asks in asked.values() for ask in asks]))
-            for actor, asks in list(asked.items()):
-                own, answers = answers[: len(asks)], answers[len(asks) :]
-                _step(actor, talks[actor], own, asked, results)
-    finally:
-        for talk in talks.values():
-            talk.close()
-    return {actor: results[actor] for actor in talks}
-
-
-def _step(actor: str, talk: Conversation, answers: list[Answered] | None, asked: dict[str, list[Ask]], results: dict[str, Result]) -> None:
-    try:
-        asked[actor] = list(next(talk) if answers is None else talk.send(answers))
-    except StopIteration as end:
-        results[actor] = end.value
-        asked.pop(actor, None)
 
 
 def _rows(result: Result) -> list[Row]:
@@ -186,7 +168,7 @@ def _f1(one: Sequence[str], other: Sequence[str]) -> float:
     """Return ROUGE-L F1 (Lin 2004, equations 2 to 4, beta 1): twice the longest common subsequence over both lengths."""
     if not one or not other:
         return 0.0
-    return 2 * _novelty._common(_novelty._places(one), len(one), other) / (len(one) + len(other))
+    return 2 * _novelty.common_length(_novelty.places_of(one), len(one), other) / (len(one) + len(other))
 
 
 def _mean(values: Iterable[float]) -> float:

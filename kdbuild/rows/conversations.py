@@ -7,13 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Result, Scene, _ensemble
+from kdbuild.elicitors import Answered, Conversation, Conversing, Made, Rejected, Result, Scene, _ensemble, _reads
 from kdbuild.records import Dropped, Row, is_held_out
 from kdbuild.rows.store import Asked, Store
 from kdbuild.teachers import Answer, Ask, row_key
-
-FEW_SEEDS = 20
-"""Below so many seeds a split by seed leaves too little on one side: what is made of them is split by its own id (DESIGN 3)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,11 @@ class Talk:
         """Whether it waits for nothing."""
         return self.result is None and all(question.asked in self.got for question in self.questions)
 
+    @property
+    def made(self) -> list[Row]:
+        """The rows that came of it."""
+        return _rows(self.result)
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -67,7 +69,7 @@ class Setting:
     held_out_frac: float | None = None
     """Splits the pools; None where no operator is pooled."""
 
-    def subjects(self, operator: Elicitor, rows: Sequence[Row]) -> Iterator[tuple[tuple[Row, ...], Scene]]:
+    def subjects(self, operator: Conversing, rows: Sequence[Row]) -> Iterator[tuple[tuple[Row, ...], Scene]]:
         """Yield what each conversation of an operator is about, a row or the pool of one side of the held-out split, and its scene."""
         scene = replace(self.scene, actor=(operator.actors or ("teacher",))[0])
         if not operator.pooled:
@@ -85,7 +87,7 @@ class Setting:
 class Talks:
     """One operator over its rows. Answers come from the store alone, so that what comes out is a projection of stored answers."""
 
-    def __init__(self, operator: Elicitor, rows: Sequence[Row], setting: Setting, store: Store, *, failures: bool) -> None:
+    def __init__(self, operator: Conversing, rows: Sequence[Row], setting: Setting, store: Store, *, failures: bool) -> None:
         """`failures` lets a failure accepted as final end a row."""
         self.operator = operator
         self.setting = setting
@@ -179,10 +181,13 @@ class Talks:
 
     @property
     def failed(self) -> list[Failed]:
-        """The questions that got no answer, one a row or, of a pool, each."""
+        """The questions that got no answer, one a row or, of a pool, each; and what was rejected, where that is a failure."""
         found = [talk.result for talk in self.talks if isinstance(talk.result, Failed)]
         if self.operator.pooled:
             found += [Failed(ask.row, answer.failed) for ask, answer in self.answers.values() if answer.failed is not None]
+        if self.operator.rejects_fail:
+            rejecting = [talk for talk in self.talks if not isinstance(talk.result, Failed)]
+            found += [Failed(row.id, row.reason) for talk in rejecting for row in _dropped("", talk)]
         return found
 
     @property
@@ -217,13 +222,17 @@ def _dropped(kind: str, talk: Talk) -> list[Dropped]:
 
 
 def start(
-    operator: Elicitor, rows: Sequence[Row], setting: Setting, store: Store, *, allowed_failures: float
+    operator: Conversing, rows: Sequence[Row], setting: Setting, store: Store, *, allowed_failures: float
 ) -> tuple[Talks, list[Question]]:
     """Return the conversations as far as stored answers reach, and what is missing.
 
     Failures that were accepted as final end their rows, unless there are now more of them than `allowed_failures`: then they are
     asked again.
+
+    Raises:
+        StageError: none of the rows has what the operator reads.
     """
+    _reads.require(operator, rows)
     talks = Talks(operator, rows, setting, store, failures=allowed_failures > 0)
     missing = talks.advance()
     if len(talks.failed) > max(allowed_failures, 0):

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kdbuild.errors import KdbuildError
-from kdbuild.records import MANIFEST
+from kdbuild.records import JUDGED, MANIFEST
 from kdbuild.rows import place
 from kdbuild.rows.answers import decode
 from kdbuild.rows.store import Asked, Store
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CALLS, FEATURES = "calls", "features"
+_HOLD_ANSWERS = (CALLS, FEATURES, f"dropped/{JUDGED}")
+"""Outputs of a phase with answers, and folders in them."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +135,18 @@ def _put_features(store: Store, output: _Output) -> int:
 
 def _outputs(root: Path) -> Iterator[_Output]:
     """Yield the outputs with answers that are in the workspace or, by dvc.lock, in the DVC cache."""
-    for folder in sorted(path for name in (CALLS, FEATURES) for path in root.glob(f"{layout.ARTIFACTS}/*/*/{name}")):
+    for folder in sorted(path for name in _HOLD_ANSWERS for path in root.glob(f"{layout.ARTIFACTS}/*/*/{name}")):
         manifest = folder / MANIFEST
         if manifest.is_file():
             files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.iterdir()) if path.is_file()}
             digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
             yield _Output(digest, sum(f.stat().st_size for f in files.values()), files, in_cache=False)
     cache = place.cache_dir(root) / "files" / "md5"
-    for md5 in sorted(_locked(root / "dvc.lock")):
+    for md5, inside in sorted(_locked(root / "dvc.lock")):
         listing = cache / md5[:2] / md5[2:]
         try:
-            entries = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(listing.read_bytes())}
+            named = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(listing.read_bytes())}
+            entries = {name.removeprefix(inside): digest for name, digest in named.items() if name.startswith(inside)}
             files = {name: cache / digest[:2] / digest[2:] for name, digest in entries.items() if "/" not in name}
             size = sum(f.stat().st_size for f in files.values())
         except (OSError, ValueError, KeyError, TypeError):
@@ -151,15 +154,16 @@ def _outputs(root: Path) -> Iterator[_Output]:
         yield _Output(md5, size, files, in_cache=True)
 
 
-def _locked(lock: Path) -> set[str]:
-    """Return the md5 of every output with answers that dvc.lock records."""
+def _locked(lock: Path) -> set[tuple[str, str]]:
+    """Return the md5 of every output with answers that dvc.lock records, and what the answers' paths inside it start with."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
         stages: Any = YAML(typ="safe").load(lock.read_bytes())["stages"]
         outs = [out for stage in stages.values() for out in stage.get("outs", ())]
-        found = {str(out["md5"]) for out in outs if PurePosixPath(str(out["path"])).name in (CALLS, FEATURES) and "md5" in out}
+        named = [(str(out["md5"]), PurePosixPath(str(out["path"])).name) for out in outs if "md5" in out]
+        found = {(md5, inside[len(name) + 1 :]) for md5, name in named for inside in _HOLD_ANSWERS if f"{inside}/".startswith(f"{name}/")}
     except (OSError, YAMLError, KeyError, TypeError, AttributeError):
         return set()  # no build yet, or a torn lock, which `kdbuild doctor` is for
-    return {md5 for md5 in found if md5.endswith(".dir") and md5.removesuffix(".dir").isalnum()}
+    return {(md5, f"{inside}/" if inside else "") for md5, inside in found if md5.endswith(".dir") and md5.removesuffix(".dir").isalnum()}

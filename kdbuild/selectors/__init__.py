@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from kdbuild.elicitors import Scene
 from kdbuild.kinds import Kind
 from kdbuild.records import Row
-
-if TYPE_CHECKING:
-    import numpy as np
-
-Embed = Callable[[Sequence[str]], "np.ndarray"]
-"""Texts to unit vectors: float32 of shape (number of texts, dimension)."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +19,10 @@ class Verdict:
     reason: str | None
     """Why it is dropped; None keeps it. Never holds a threshold: an edit that drops the same rows must leave the same bytes."""
     because_of: str | None = None
-    """Id of the kept row that makes this one superfluous."""
+    """Id of the kept row that makes this one superfluous, or of the row that it was found in."""
     score: float | None = None
+    row: Row | None = None
+    """The row as it goes on, where it does not go on as it came (a candidate was chosen as its answer)."""
 
 
 KEEP = Verdict(None)
@@ -42,6 +39,32 @@ class Selector(Kind):
     family: ClassVar[str] = "selectors"
     needs_embedder: ClassVar[bool] = False
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The scores that a row must have; `*` stands for any text inside a name."""
+        return ()
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Data sets that earlier phases selected, `<phase>` or `<spec>/<phase>`, whose rows it compares with (`scene.pools`)."""
+        return ()
+
+    @property
+    def completes(self) -> bool:
+        """Whether it gives rows their answer: then held-out rows go through it too, and through the scorers before it."""
+        return False
+
+    def files(self) -> tuple[str, ...]:
+        """Return the project's files it reads: dependencies of the stage."""
+        return ()
+
     @abstractmethod
-    def judge(self, rows: Sequence[Row], embed: Embed) -> list[Verdict]:
-        """Return one verdict a row, in order. `embed` may only be called where `needs_embedder`."""
+    def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
+        """Return one verdict a row, in order. `scene.embedder` is there where `needs_embedder`.
+
+        Raises:
+            StageError: the rows must not go on at all (a contaminated set that may not be).
+        """
+
+
+__all__ = ["KEEP", "Scene", "Selector", "Verdict", "drop"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from kdbuild.records import Row
-from kdbuild.selectors import KEEP, Embed, Selector, Verdict, drop
+from kdbuild.selectors import KEEP, Scene, Selector, Verdict, drop
 from kdbuild.selectors._text import Part, normal_form, turns
 
 
@@ -19,7 +19,7 @@ class ExactDedup(Selector):
     of: Part = "both"
     """What must be equal, turn by turn: the `prompt`, the `answer`, or `both`."""
 
-    def judge(self, rows: Sequence[Row], embed: Embed) -> list[Verdict]:
+    def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
         """Return one verdict a row; a dropped row names the kept one with its text."""
         first: dict[tuple[tuple[str, str], ...], str] = {}
         what = "prompt and answer" if self.of == "both" else self.of

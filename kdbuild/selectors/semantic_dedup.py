@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kdbuild.records import Row
-from kdbuild.selectors import KEEP, Embed, Selector, Verdict, drop
+from kdbuild.selectors import KEEP, Scene, Selector, Verdict, drop
 from kdbuild.selectors._text import Part, meaning, turns
 
 _REASONS: dict[Part, str] = {
@@ -36,7 +36,7 @@ class SemanticDedup(Selector):
     of: Part = "both"
     """What is compared: the `prompt`, the `answer`, or `both`, each without system turns."""
 
-    def judge(self, rows: Sequence[Row], embed: Embed) -> list[Verdict]:
+    def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
         """Return one verdict a row; a dropped row names the kept one nearest to it, with their cosine to four decimals."""
         from kdbuild.selectors._similarity import greedy_cover
 
@@ -44,7 +44,7 @@ class SemanticDedup(Selector):
         verdicts = [KEEP] * len(rows)
         if not compared:
             return verdicts
-        match = greedy_cover(embed([meaning(rows[i], self.of) for i in compared]), self.max_cosine)
+        match = greedy_cover(scene.embedder.embed([meaning(rows[i], self.of) for i in compared]), self.max_cosine)
         for row, kept, cosine in zip(compared, match.index_Q.tolist(), match.cosine_Q.tolist(), strict=True):
             if kept >= 0:
                 verdicts[row] = drop(_REASONS[self.of], because_of=rows[compared[kept]].id, score=round(cosine, 4))

@@ -26,13 +26,13 @@ def _steps(text: str) -> Steps:
 
 SPEC: dict[str, Steps] = {
     "target": _steps("report"),
-    "teacher": _steps("init elicit train evaluate report"),
+    "teacher": _steps("init elicit select train evaluate report"),
     "student": _steps("init report model"),
     "seeds": _steps("seeds elicit"),
-    "roles": _steps("elicit"),
+    "roles": _steps("elicit select"),
     # Operators that make questions of several rows take them from one side of the split.
     "held_out_frac": _steps("elicit select"),
-    "accept_failed_frac": _steps("elicit"),
+    "accept_failed_frac": _steps("elicit select"),
     # Adding, removing or renaming a phase is a change of shape: `kdbuild compile` writes other stages.
     "phases.*.on": _steps("elicit"),
     # An operator that stores signals makes the objectives read them.
@@ -48,7 +48,7 @@ SPEC: dict[str, Steps] = {
 """Field of a spec to steps; a field below one that is listed belongs to it."""
 
 PARAMS: dict[str, Steps] = {
-    "teachers.*": _steps("init elicit train evaluate report model"),
+    "teachers.*": _steps("init elicit select train evaluate report model"),
     # A knob for every step but the one that writes it down.
     "teachers.*.licence": _steps("report"),
     "embedder": _steps("select model"),

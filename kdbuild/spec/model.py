@@ -13,6 +13,7 @@ from kdbuild.embedders import Embedder
 from kdbuild.evaluators import Evaluator
 from kdbuild.kinds import Knob, Model, OneOf
 from kdbuild.objectives import Objective
+from kdbuild.scorers import Scorer
 from kdbuild.seeds import Seeds
 from kdbuild.selectors import Selector
 from kdbuild.spec.names import check_phase_name, check_teacher_name
@@ -74,8 +75,8 @@ class Phase(Model):
     """What it elicits from: `seeds`, or `<phase>` (what that phase selected)."""
     elicit: list[Annotated[Elicitor, OneOf("elicitors")]] = []
     """Operators in order: each reads the rows the one before wrote."""
-    select: list[Annotated[Selector, OneOf("selectors")]] = []
-    """Selectors in order: each sees the rows the one before kept."""
+    select: list[Annotated[Scorer | Selector, OneOf("selectors", "scorers")]] = []
+    """Scorers and selectors in order: each sees the rows the selector before kept."""
     data: list[Source] | None = None
     """What it trains on; absent: what it selected itself, else what the latest phase with data selected."""
     objective: Annotated[Objective, OneOf("objectives")] | list[Annotated[Objective, OneOf("objectives")]] | None = None
@@ -160,6 +161,13 @@ class ElicitRuntime(Model):
     """Seconds between two durable writes of answers; what a crash can lose is what came since."""
 
 
+class SelectRuntime(Model):
+    """How rows are compared."""
+
+    max_memory_gb: float = Field(8.0, gt=0)
+    """What comparing rows may take, about; less is slower."""
+
+
 class EvaluateRuntime(Model):
     """How models are evaluated."""
 
@@ -178,6 +186,8 @@ class Runtime(Model):
     """`auto`, `cpu`, `cuda`, or a torch device such as `cuda:1`."""
     elicit: ElicitRuntime = ElicitRuntime()
     """Teachers."""
+    select: SelectRuntime = SelectRuntime()
+    """Selection."""
     train: TrainRuntime = TrainRuntime()
     """Training."""
     evaluate: EvaluateRuntime = EvaluateRuntime()

@@ -14,6 +14,7 @@ from kdbuild.embedders import Embedder
 from kdbuild.evaluators import Evaluator
 from kdbuild.kinds import OneOf, Reading
 from kdbuild.objectives import Objective
+from kdbuild.scorers import Scorer
 from kdbuild.seeds import Seeds
 from kdbuild.selectors import Selector
 from kdbuild.spec.model import Target, Train
@@ -94,12 +95,18 @@ class SelectSection(Reading):
 
     rows: str
     """The data set it reads."""
-    selectors: list[Annotated[Selector, OneOf("selectors")]]
-    """Selectors in order."""
+    steps: list[Annotated[Scorer | Selector, OneOf("selectors", "scorers")]]
+    """Scorers and selectors in order."""
+    actors: dict[str, TeacherUse]
+    """Who is asked, by the word the scorers call it."""
     embedder: EmbedderUse | None
-    """What compares meanings, where a selector needs it."""
+    """What compares meanings, where a step needs it."""
+    pools: dict[str, str]
+    """The selected data sets that rows are compared with, by the name the steps call them."""
     held_out_frac: float
     """Share of seeds kept from training."""
+    accept_failed_frac: float
+    """Share of rows that may fail to be scored."""
 
 
 class TrainSection(Reading):

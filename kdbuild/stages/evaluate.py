@@ -76,7 +76,8 @@ def held_out_rows(job: Job, paths: Sequence[str]) -> list[Row]:
     if not found:
         raise StageError(
             f"{', '.join(paths)} has no held-out rows, so there is nothing to evaluate on",
-            hint="set `held_out_frac` to a share that leaves at least 20 rows (the default is 0.2), or give more seeds",
+            hint="set `held_out_frac` to a share that leaves at least 20 rows (the default is 0.2), or give more seeds; "
+            "where an operator makes the rows (`self-instruct`), raise its `target_rows`",
         )
     return [replace(row, id=id) for id, row in sorted(found.items())]
 

@@ -79,7 +79,7 @@ class NeedsNothingThere(Selector):
     kind: Literal["needs-nothing-there"] = "needs-nothing-there"
     needs_packages: ClassVar = (("no_such_module_here", "kdbuild[nothing]"),)
 
-    def judge(self, rows, embed):  # pragma: no cover
+    def judge(self, rows, scene):  # pragma: no cover
         return []
 
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kdbuild import kinds
 from kdbuild.embedders.fake import Fake
 from kdbuild.records import Message, Row
-from kdbuild.selectors import Selector, Verdict
+from kdbuild.selectors import Scene, Selector, Verdict
 
 EMBEDDER = Fake(dimension=512)
 
 
-def embed(texts):
-    return EMBEDDER.embed(texts, None)
+class Vectors:
+    """The stage's embedder, without weights."""
+
+    def embed(self, texts):
+        return EMBEDDER.embed(texts, None)
+
+
+SCENE = Scene(Path(), embedder=Vectors())
 
 
 def row(id: str, prompt: str, answer: str | None) -> Row:
@@ -50,7 +57,7 @@ def selector(request: pytest.FixtureRequest) -> Selector:
 def judged(selector: Selector, given: list[Row]) -> dict[str, Verdict]:
     """Judge as the stage does: sorted by id."""
     ordered = sorted(given, key=lambda r: r.id)
-    return dict(zip((r.id for r in ordered), selector.judge(ordered, embed), strict=True))
+    return dict(zip((r.id for r in ordered), selector.judge(ordered, SCENE), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -97,11 +104,11 @@ def test_reasons_hold_no_numbers(selector: Selector) -> None:
 
 
 def test_rows_without_what_is_compared_and_no_rows(selector: Selector) -> None:
-    assert selector.judge([], embed) == []
+    assert selector.judge([], SCENE) == []
     bare = [replace(row(f"r{i}", f"question {i} {'abc'[i]}", None)) for i in range(3)]
     for of in ("prompt", "answer", "both"):
         turned = selector.model_copy(update={"of": of}) if "of" in type(selector).model_fields else selector
-        verdicts = turned.judge(bare, embed)
+        verdicts = turned.judge(bare, SCENE)
         assert all(v.because_of is None for v in verdicts)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kdbuild.records import Message, Row
-from kdbuild.selectors import Verdict
+from kdbuild.selectors import Scene, Verdict
 from kdbuild.selectors._text import normal_form
 from kdbuild.selectors.exact_dedup import ExactDedup
 
@@ -16,12 +18,11 @@ def row(id: str, *turns: str) -> Row:
     return Row(id, tuple(Message(roles[t[0]], t[3:], train=t[0] == "a") for t in turns))
 
 
-def no_embedder(texts):
-    raise AssertionError("exact-dedup needs no embedder")
+NO_EMBEDDER = Scene(Path())
 
 
 def judged(of: str, *rows: Row) -> list[str | None]:
-    return [v.because_of for v in ExactDedup(of=of).judge(rows, no_embedder)]
+    return [v.because_of for v in ExactDedup(of=of).judge(rows, NO_EMBEDDER)]
 
 
 @pytest.mark.parametrize(
@@ -62,5 +63,5 @@ def test_turns_and_roles_keep_apart() -> None:
 
 def test_reason() -> None:
     rows = [row("1", "u: q", "a: x"), row("2", "u: q", "a: x")]
-    assert ExactDedup().judge(rows, no_embedder)[1] == Verdict("same prompt and answer as a kept row", because_of="1")
-    assert ExactDedup(of="answer").judge(rows, no_embedder)[1].reason == "same answer as a kept row"
+    assert ExactDedup().judge(rows, NO_EMBEDDER)[1] == Verdict("same prompt and answer as a kept row", because_of="1")
+    assert ExactDedup(of="answer").judge(rows, NO_EMBEDDER)[1].reason == "same answer as a kept row"

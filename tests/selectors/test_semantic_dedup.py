@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from kdbuild.embedders.fake import Fake
 from kdbuild.records import Message, Row
-from kdbuild.selectors import KEEP, Verdict
+from kdbuild.selectors import KEEP, Scene, Verdict
 from kdbuild.selectors.semantic_dedup import SemanticDedup
 
 
@@ -24,7 +27,12 @@ def at_angles(**degrees: float):
         radians = np.deg2rad([degrees[text.split()[0]] for text in texts])
         return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
-    return embed
+    return seen(embed)
+
+
+def seen(embed) -> Scene:
+    """Return a scene whose embedder is this function."""
+    return Scene(Path(), embedder=SimpleNamespace(embed=embed))
 
 
 def test_verdicts_by_hand() -> None:
@@ -47,7 +55,7 @@ def test_what_is_compared() -> None:
     rows = [row("1", "tea pot", "boil"), row("2", "tea pot", "law"), row("3", "tax", "boil")]
 
     def dropped(of: str) -> list[str]:
-        verdicts = SemanticDedup(max_cosine=0.95, of=of).judge(rows, lambda texts: Fake().embed(texts, None))
+        verdicts = SemanticDedup(max_cosine=0.95, of=of).judge(rows, seen(lambda texts: Fake().embed(texts, None)))
         return [r.id for r, v in zip(rows, verdicts, strict=True) if v.reason]
 
     assert (dropped("prompt"), dropped("answer"), dropped("both")) == (["2"], ["3"], [])
@@ -62,7 +70,7 @@ def test_a_shared_system_prompt_makes_no_row_like_another() -> None:
         read.extend(texts)
         return Fake().embed(texts, None)
 
-    assert SemanticDedup(max_cosine=0.8).judge(rows, embed) == [KEEP, KEEP]
+    assert SemanticDedup(max_cosine=0.8).judge(rows, seen(embed)) == [KEEP, KEEP]
     assert read == ["boil water\n\nheat it", "tax law\n\npay it"]
 
 

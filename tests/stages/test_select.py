@@ -13,6 +13,7 @@ import pytest
 
 from kdbuild import canonical, kinds, records
 from kdbuild.errors import ArtifactError, StageError
+from kdbuild.kinds import OneOf
 from kdbuild.records import Dropped, Message, Row
 from kdbuild.spec.model import Params
 from kdbuild.spec.sections import EmbedderUse
@@ -47,6 +48,8 @@ def stage(
     held_out_frac: float = 0.2,
     embedder: dict[str, Any] | None = FAKE,
     params: Params | None = None,
+    pools: dict[str, str] | None = None,
+    accept_failed_frac: float = 0.0,
 ) -> Path:
     """Write `elicited/`, run the stage, and return the phase's folder."""
     phase = root / "artifacts/s/p"
@@ -60,9 +63,12 @@ def stage(
     section = {
         "_key": "0" * 64,
         "rows": "artifacts/s/p/elicited",
-        "selectors": [kinds.parse("selectors", selector).identity() for selector in selectors],
+        "steps": [OneOf("selectors", "scorers").load(one["kind"]).model_validate(one).identity() for one in selectors],
+        "actors": {},
         "embedder": embedder,
+        "pools": pools or {},
         "held_out_frac": held_out_frac,
+        "accept_failed_frac": accept_failed_frac,
     }
     job = Job(root, "s", "select", "p", section, params or Params())
     select.run(job)
