@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbuild.compile.cast import Cast
+from kdbuild.compile.resolve import has_data
 from kdbuild.elicitors import Conversing
 from kdbuild.spec.model import Params, Phase, Spec
 from kdbuild.spec.problems import At, Problem
@@ -82,6 +83,27 @@ def earlier(
         yield Problem(at, f"phase `{other}` comes after this one", hint=f"move `{other}` up; phases run in the order they are written")
     elif not fits(phases[other]):
         yield Problem(at, f"phase `{other}` {lacks}", hint=hint)
+
+
+def in_other_spec(given: Given, at: At, spec: str, phase: str, fits: Callable[[Phase], bool], lacks: str) -> Iterator[Problem]:
+    """`phase` of another spec is one that has what is wanted of it."""
+    if spec not in given.known:
+        yield Problem(at, no_such("spec", spec, sorted(given.known)), hint=f"specs/ holds {', '.join(sorted(given.known))}")
+    elif spec in given.peers:
+        phases = given.peers[spec].phases
+        if phase not in phases:
+            yield Problem(at, f"spec `{spec}`: {no_such('phase', phase, list(phases))}")
+        elif not fits(phases[phase]):
+            yield Problem(at, f"phase `{phase}` of spec `{spec}` {lacks}")
+
+
+def data_set(given: Given, at: At, name: str, named: str) -> Iterator[Problem]:
+    """`named`, used by phase `name`, is what an earlier phase, or `<spec>/<phase>` of another spec, selected."""
+    spec, slash, other = named.rpartition("/")
+    if slash and spec != given.name:
+        yield from in_other_spec(given, at, spec, other, has_data, "selects no rows")
+    else:
+        yield from earlier(given, at, name, other, has_data, "selects no rows")
 
 
 def signals(found: frozenset[Signal]) -> str:

@@ -62,7 +62,9 @@ def rows_of(texts, golds=()) -> list[Row]:
 def talks_of(operator: Elicitor, rows: list[Row], session: Session, folder) -> Talks:
     """Run an operator as the stage does, print what came of it, and return the conversations."""
     scene = Scene(folder, gives={"teacher": Transformers(model=SMOLLM2).gives})
-    with Store.open(folder / operator.kind) as store:
+    store_dir = folder / operator.kind
+    store_dir.mkdir(exist_ok=True)
+    with Store.open(store_dir) as store:
         talks = Talks(operator, rows, Setting(scene, {"teacher": {}}, 0.0), store, failures=False)
         questions = talks.advance()
         asks = [question.ask for question in questions]
