@@ -5,17 +5,18 @@ Reads no weights and imports nothing heavy. A spec that passes compiles to stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import kdbuild.compile.elicitation  # noqa: F401  (its rules join the others)
+import kdbuild.compile.elicitation
+import kdbuild.compile.selection  # noqa: F401
 from kdbuild.compile import surroundings
 from kdbuild.compile.resolve import has_data
-from kdbuild.compile.rules import RULES, Given, actors_of, earlier, rule, signals, trains, who_gives
-from kdbuild.errors import SpecError
+from kdbuild.compile.rules import RULES, Given, actors_of, data_set, earlier, in_other_spec, rule, signals, trains, who_gives
+from kdbuild.errors import SpecError, StageError
 from kdbuild.kinds import Kind
-from kdbuild.spec.model import Params, Phase, Spec
+from kdbuild.spec.model import Params, Spec
 from kdbuild.spec.names import PHASE, STUDENT, TEACHER
 from kdbuild.spec.problems import At, Problem
 from kdbuild.spec.source import explain, no_such
@@ -149,13 +150,10 @@ def data_is_there(given: Given) -> Iterator[Problem]:
             yield Problem((*at, "data"), "the list is empty: there is nothing to train on")
         for i, source in enumerate(phase.data):
             below = (*at, "data", i, "from")
-            spec, slash, other = source.from_.rpartition("/")
-            if slash and spec != given.name:
-                yield from _in_other_spec(given, below, spec, other, has_data, "selects no rows")
-            elif other == name and not has_data(phase):
+            if source.from_ == name and not has_data(phase):
                 yield Problem(below, "the phase selects no rows of its own", hint="give it `elicit` or `select`, or name another phase")
-            elif other != name:
-                yield from earlier(given, below, name, other, has_data, "selects no rows")
+            elif source.from_ != name:
+                yield from data_set(given, below, name, source.from_)
 
 
 @rule
@@ -164,17 +162,6 @@ def start_is_an_earlier_model(given: Given) -> Iterator[Problem]:
     for at, name, phase in given.phases():
         if phase.from_ not in (None, "init"):
             yield from earlier(given, (*at, "from"), name, str(phase.from_), trains, "trains no model", extra=["init"])
-
-
-def _in_other_spec(given: Given, at: At, spec: str, phase: str, fits: Callable[[Phase], bool], lacks: str) -> Iterator[Problem]:
-    if spec not in given.known:
-        yield Problem(at, no_such("spec", spec, sorted(given.known)), hint=f"specs/ holds {', '.join(sorted(given.known))}")
-    elif spec in given.peers:
-        phases = given.peers[spec].phases
-        if phase not in phases:
-            yield Problem(at, f"spec `{spec}`: {no_such('phase', phase, list(phases))}")
-        elif not fits(phases[phase]):
-            yield Problem(at, f"phase `{phase}` of spec `{spec}` {lacks}")
 
 
 @rule
@@ -193,7 +180,7 @@ def phase_sources_are_models_of_other_specs(given: Given) -> Iterator[Problem]:
         if spec == given.name:
             yield Problem(at, f"`{source}` is a model of this very spec", hint="inside one spec a phase goes on by `from:`")
         else:
-            yield from _in_other_spec(given, at, spec, phase, trains, "trains no model")
+            yield from in_other_spec(given, at, spec, phase, trains, "trains no model")
 
 
 # --- what kinds need of each other -----------------------------------------------------------------------------------
@@ -242,16 +229,6 @@ def teacher_has_a_network(given: Given) -> Iterator[Problem]:
 
 
 @rule
-def selectors_have_an_embedder(given: Given) -> Iterator[Problem]:
-    """A selector that compares meanings needs `embedder:` in params.yaml."""
-    for at, _, phase in given.phases():
-        for i, selector in enumerate(phase.select):
-            if selector.needs_embedder and given.params.embedder is None:
-                message = f"selector `{selector.kind}` compares meanings, and params.yaml has no embedder"
-                yield Problem((*at, "select", i), message, hint="add `embedder:` to params.yaml")
-
-
-@rule
 def evaluators_have_what_they_compare(given: Given) -> Iterator[Problem]:
     """Evaluators score trained students on held-out rows, some of them against the teacher."""
     spec = given.spec
@@ -292,6 +269,17 @@ def files_are_inside(given: Given) -> Iterator[Problem]:
 def packages_are_installed(given: Given) -> Iterator[Problem]:
     """Every kind's packages are installed."""
     return surroundings.packages(_kinds(given))
+
+
+@rule
+def teachers_can_be_asked_here(given: Given) -> Iterator[Problem]:
+    """This machine has what the teachers need, such as a key; a warning, since the build may run elsewhere."""
+    for at, kind, file in _kinds(given):
+        try:
+            if isinstance(kind, Teacher):
+                kind.require_here()
+        except StageError as error:
+            yield Problem(at, error.message, hint=error.hint, severity="warning", file=file)
 
 
 @rule
