@@ -33,6 +33,7 @@ def test_commands_in_documents_exist(path):
         name, options = words[0], [word for word in words[1:] if word.startswith("-")]
         assert name in COMMANDS, words
         command = importlib.import_module(f"kdbuild.cli.{name}").command
+        command = command.commands[words[1]] if hasattr(command, "commands") else command
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert set(options) <= known, words
 

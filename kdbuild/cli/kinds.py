@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 import click
+from pydantic import BaseModel
 
 from kdbuild.errors import KdbuildError
 
@@ -48,6 +49,31 @@ def _fields(kind: type[Kind]) -> None:
     for name, field in kind.model_fields.items():
         if name == "kind":
             continue
-        default = "required" if field.is_required() else f"default {field.default!r}"
+        default = "required" if field.is_required() else f"default {_shown(field.get_default(call_default_factory=True))}"
+        allowed = _allowed(field.annotation)
+        default = f"{' | '.join(allowed)}; {default}" if allowed else default
         knob = "; knob" if name in turned else ""
         click.echo(f"  {field.alias or name} ({default}{knob}): {' '.join((field.description or '').split())}")
+
+
+def _shown(value: object) -> str:
+    """Return a default as a spec writes it."""
+    if isinstance(value, BaseModel):
+        given = value.model_dump(mode="json", by_alias=True)
+        return "{" + ", ".join(f"{name}: {_shown(item)}" for name, item in given.items()) + "}"
+    if value is None:
+        return "absent"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_shown(item) for item in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_shown(item)}" for name, item in value.items()) + "}"
+    return value if isinstance(value, str) and value else repr(value)
+
+
+def _allowed(annotation: object) -> list[str]:
+    """Return the words that a field allows, of a Literal wherever it stands in the type; nothing where it allows anything."""
+    if get_origin(annotation) is Literal:
+        return [_shown(value) for value in get_args(annotation)]
+    return list(dict.fromkeys(word for part in get_args(annotation) for word in _allowed(part)))

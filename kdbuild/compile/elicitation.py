@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from kdbuild.compile.cast import Cast
 from kdbuild.compile.resolve import has_features
 from kdbuild.compile.rules import Given, actors_of, earlier, rule, signals, trains, who_gives
-from kdbuild.elicitors import ANY, Elicitor, _ensemble
+from kdbuild.elicitors import Conversing, Elicitor, _ensemble, _reads
 from kdbuild.errors import SpecError
-from kdbuild.spec.model import Phase
+from kdbuild.kinds import Kind
+from kdbuild.spec.model import Phase, Spec
 from kdbuild.spec.names import PHASE, STUDENT, TEACHER
-from kdbuild.spec.problems import Problem
+from kdbuild.spec.problems import At, Problem
 from kdbuild.spec.source import no_such
 from kdbuild.teachers import Signal
 
@@ -70,32 +71,53 @@ def several_actors_are_combined(given: Given) -> Iterator[Problem]:
 
 
 @rule
+def files_and_texts_are_whole(given: Given) -> Iterator[Problem]:
+    """Templates are Jinja, and functions that are named are there; nothing of them is run."""
+    for at, _, phase in given.phases():
+        elicit = [((*at, "elicit", i), operator) for i, operator in enumerate(phase.elicit)]
+        select: list[tuple[At, Kind]] = [((*at, "select", i), kind) for i, kind in enumerate(phase.select)]
+        for where, kind in [*elicit, *select]:
+            for fault in kind.faults(given.root) if isinstance(kind, Conversing) else ():
+                yield Problem((*where, *fault.at), fault.message, hint=fault.hint, file="other" if fault.own_place else "spec")
+
+
+@rule
 def rows_have_what_operators_read(given: Given) -> Iterator[Problem]:
     """What an operator reads is in the seeds, or was written by an operator before it."""
-    for at, _, phase in given.phases():
-        held = rows_of(given, phase.on)
+    return unread(given.spec, set(given.spec.seeds.writes) if given.spec.seeds else None)
+
+
+def unread(spec: Spec, seeds: set[str] | None) -> Iterator[Problem]:
+    """Yield the first operator of each phase that reads what its rows cannot have; `seeds` is what the seeds have, None where not known."""
+    for name, phase in spec.phases.items():
+        held = rows_of(spec, phase.on, seeds)
         for i, operator in enumerate(phase.elicit):
-            lacking = [name for name in operator.reads if name not in held and ANY not in held]
-            if lacking and held:
-                message = f"operator `{operator.kind}` reads `{lacking[0]}`, which nothing before it writes"
-                yield Problem((*at, "elicit", i), message, hint=f"the rows have: {', '.join(sorted(held))}")
-                return
+            if held is None:
+                break
+            lacking = next((one for one in operator.reads if not _reads.is_among(one, held)), None)
+            if lacking is not None:
+                alone = i == 0 and phase.on == "seeds"
+                which = "no seed has" if alone else "nothing before it writes"
+                message = f"operator `{operator.kind}` reads {_reads.shown(lacking)}, which {which}"
+                yield Problem(("phases", name, "elicit", i), message, hint=_reads.listed(held, "seeds" if alone else "rows"))
+                break
             held = _after(operator, held)
 
 
-def rows_of(given: Given, on: str) -> set[str]:
-    """Return what the rows that a phase starts from have; empty where that is not known."""
+def rows_of(spec: Spec, on: str, seeds: set[str] | None) -> set[str] | None:
+    """Return what the rows that a phase starts from have; None where that is not known."""
     if on == "seeds":
-        return set(given.spec.seeds.writes) if given.spec.seeds else set()
-    phase = given.spec.phases.get(on)
-    held = rows_of(given, phase.on) if phase and _comes_before(given, phase.on, on) else set()
+        return seeds
+    phase = spec.phases.get(on)
+    held = rows_of(spec, phase.on, seeds) if phase and _comes_before(spec, phase.on, on) else None
     for operator in phase.elicit if phase else ():
-        held = _after(operator, held)
+        held = None if held is None else _after(operator, held)
     return held
 
 
-def _comes_before(given: Given, one: str, other: str) -> bool:
-    return one == "seeds" or (one in given.spec.phases and one in given.before(other))
+def _comes_before(spec: Spec, one: str, other: str) -> bool:
+    names = list(spec.phases)
+    return one == "seeds" or one in names[: names.index(other)]
 
 
 def _after(operator: Elicitor, held: set[str]) -> set[str]:

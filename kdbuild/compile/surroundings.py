@@ -11,9 +11,11 @@ from typing import Any, Literal
 from pydantic_core import PydanticCustomError
 
 from kdbuild import records
+from kdbuild.compile.elicitation import unread
+from kdbuild.elicitors import _reads
 from kdbuild.errors import KdbuildError, MissingPackage, RowError
 from kdbuild.kinds import Kind
-from kdbuild.seeds import Seeds
+from kdbuild.seeds import FEW_SEEDS, Seeds
 from kdbuild.spec import sources
 from kdbuild.spec.model import Spec
 from kdbuild.spec.problems import At, Problem
@@ -22,7 +24,8 @@ Kinds = Iterable[tuple[At, Kind, Literal["spec", "params"]]]
 """Every kind a spec uses: where it stands, and in which file."""
 
 MIN_HELD_OUT = 20
-QUICK_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+QUICK_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".yaml", ".yml", ".txt", ".py")
+"""Files of rows that are read without a package for their format."""
 MAX_COUNTED_BYTES = 16 * 2**20
 
 
@@ -84,7 +87,7 @@ def _near_file(root: Path, path: str) -> str | None:
 
 
 def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
-    """Yield what seed rows get wrong, and whether enough of them are held out; only JSON and CSV files of a moderate size are read."""
+    """Yield what seed rows get wrong, and whether enough of them are held out; only text files of a moderate size are read."""
     seeds = spec.seeds
     if seeds is None:
         return
@@ -100,15 +103,25 @@ def seed_rows(root: Path, spec: Spec) -> Iterator[Problem]:
     if not rows:
         yield Problem(("seeds",), "the seeds hold no rows")
         return
+    yield from unread(spec, _reads.had_by(rows))
     held_out = sum(records.is_held_out(row, spec.held_out_frac) for row in rows)
     if spec.evaluate and held_out < MIN_HELD_OUT:
         share = f"`held_out_frac: {spec.held_out_frac:g}` holds out {held_out} of {len(rows)} seeds"
         at = ("held_out_frac",) if "held_out_frac" in spec.model_fields_set else ("seeds",)
-        if held_out == 0:
+        if held_out == 0 and len(rows) < FEW_SEEDS and (makers := _makers_of_rows(spec)):
+            message = f"{share}; with fewer than {FEW_SEEDS} seeds the rows that {makers} makes are split by themselves"
+            yield Problem(at, message, hint=f"for at least {MIN_HELD_OUT} of them held out, raise `target_rows`", severity="warning")
+        elif held_out == 0:
             yield Problem(at, f"{share}, so there is nothing to evaluate on", hint="add seeds, raise `held_out_frac`, or remove `evaluate`")
         else:
             message = f"{share}; with fewer than {MIN_HELD_OUT} the measures are noise"
             yield Problem(at, message, hint="add seeds, or raise `held_out_frac`", severity="warning")
+
+
+def _makers_of_rows(spec: Spec) -> str:
+    """Return the operators that make as many new rows of the seeds as they are told, for a sentence; empty where there are none."""
+    kinds = [operator.kind for phase in spec.phases.values() for operator in phase.elicit if "target_rows" in type(operator).model_fields]
+    return " and ".join(f"`{kind}`" for kind in dict.fromkeys(kinds))
 
 
 def _is_quick(root: Path, seeds: Seeds) -> bool:
@@ -120,4 +133,6 @@ def _is_quick(root: Path, seeds: Seeds) -> bool:
     if seeds.outside() is not None:
         return False
     paths = [root / path for path in seeds.files()]
-    return all(p.suffix in QUICK_SUFFIXES and p.is_file() for p in paths) and sum(p.stat().st_size for p in paths) <= MAX_COUNTED_BYTES
+    return (
+        all(p.suffix.lower() in QUICK_SUFFIXES and p.is_file() for p in paths) and sum(p.stat().st_size for p in paths) <= MAX_COUNTED_BYTES
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from kdbuild.elicitors import Elicitor, Scene, _template
+from kdbuild.elicitors import Elicitor, Fault, Scene, _template
 from kdbuild.records import Message, Row
 from kdbuild.teachers import Ask
 
@@ -54,6 +54,11 @@ class Asking(Elicitor):
     def files(self) -> tuple[str, ...]:
         """Return the project's templates."""
         return tuple(self._overrides().values())
+
+    def faults(self, root: Path) -> Iterator[Fault]:
+        """Yield what is wrong with the project's templates."""
+        for name, path in self._overrides().items():
+            yield from _template.faults(root, ("template",) if isinstance(self.template, str) else ("template", name), path, is_path=True)
 
     def templates(self) -> tuple[Path, ...]:
         """Return the packaged templates."""

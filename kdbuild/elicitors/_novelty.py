@@ -42,14 +42,14 @@ class Pool:
     def nearest(self, text: str) -> tuple[str, float] | None:
         """Return (id, ROUGE-L) of the text most like this one, of equal ones the smallest id; None where all are below the limit."""
         mine = words(text)
-        places, counts = _places(mine), Counter(mine)
+        places, counts = places_of(mine), Counter(mine)
         best: tuple[float, str] | None = None
         for index in sorted(self._possible(counts, len(mine))):
             name, theirs, held = self._texts[index]
             least = self._limit * (len(mine) + len(theirs)) / 2 - _SLACK
             if min(len(mine), len(theirs)) < least or sum((counts & held).values()) < least:
                 continue
-            score = 2 * _common(places, len(mine), theirs) / (len(mine) + len(theirs))
+            score = 2 * common_length(places, len(mine), theirs) / (len(mine) + len(theirs))
             if score >= self._limit and (best is None or (-score, name) < best):
                 best = (-score, name)
         return None if best is None else (best[1], -best[0])
@@ -66,7 +66,7 @@ class Pool:
         return found
 
 
-def _places(text: Sequence[str]) -> dict[str, int]:
+def places_of(text: Sequence[str]) -> dict[str, int]:
     """Return for each word the positions it stands at, as bits."""
     found: dict[str, int] = {}
     for i, word in enumerate(text):
@@ -74,7 +74,7 @@ def _places(text: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _common(places: dict[str, int], num_words: int, other: Sequence[str]) -> int:
+def common_length(places: dict[str, int], num_words: int, other: Sequence[str]) -> int:
     """Return the length of the longest common subsequence: a step for each word of `other` (Hyyrö 2004)."""
     every = (1 << num_words) - 1
     unmatched = every

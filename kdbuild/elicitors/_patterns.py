@@ -43,6 +43,11 @@ def search(pattern: str, text: str) -> Iterator[dict[str, str]]:
         ) from None
 
 
+def names(pattern: str) -> tuple[str, ...]:
+    """Return the names of a pattern's named groups, in its order."""
+    return tuple(_compiled(pattern).groupindex)
+
+
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> Any:
     import regex

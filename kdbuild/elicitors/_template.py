@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +11,11 @@ from typing import Any
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from kdbuild.elicitors import Fault
 from kdbuild.errors import SpecError
 from kdbuild.inside import inside
+
+_NO_TEMPLATE = "it is not a Jinja template"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,30 @@ def of_text(text: str, name: str) -> Prompt:
     return _parsed(text, name)
 
 
+def faults(root: Path, at: tuple[str | int, ...], text: str, *, is_path: bool) -> Iterator[Fault]:
+    """Yield what is wrong with a template that field `at` holds or, where `is_path`, names; one that is not there is told elsewhere."""
+    if not is_path:
+        try:
+            _environment().compile(text)
+        except TemplateSyntaxError as error:
+            yield Fault(at, f"line {error.lineno} of the text: {error.message}", _NO_TEMPLATE)
+        return
+    try:
+        path = inside(root, text)
+    except SpecError:
+        return
+    try:
+        _environment().compile(path.read_text(encoding="utf-8"))
+    except TemplateSyntaxError as error:
+        yield Fault(at, f"{text}:{error.lineno}: {error.message}", _NO_TEMPLATE, own_place=True)
+    except (OSError, UnicodeDecodeError):
+        yield Fault(at, f"`{text}` cannot be read", "a template is a UTF-8 text file")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined)  # prompts are text, not HTML: nothing is escaped
+
+
 @lru_cache(maxsize=64)
 def _compile(path: Path, name: str, version: int) -> Prompt:
     """`version` is there so that a file edited in between is compiled again."""
@@ -73,11 +100,10 @@ def _compile(path: Path, name: str, version: int) -> Prompt:
 
 
 def _parsed(text: str, name: str) -> Prompt:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)  # prompts are text, not HTML: nothing is escaped
     try:
-        return Prompt(name, environment.from_string(text))
+        return Prompt(name, _environment().from_string(text))
     except TemplateSyntaxError as error:
-        raise SpecError(f"{name}:{error.lineno}: {error.message}", hint="it is not a Jinja template") from error
+        raise SpecError(f"{name}:{error.lineno}: {error.message}", hint=_NO_TEMPLATE) from error
 
 
 def _line_of(error: BaseException) -> str:

@@ -32,7 +32,7 @@ class Judging(Asking):
     """`choices` reads how likely the judge finds each option, `text` what it writes; `auto` the former where the judge can say."""
 
     @property
-    def combines(self) -> bool:
+    def combines(self) -> bool:  # type: ignore[override]
         """Whether it deals with several actors itself: a panel is part of one conversation."""
         return self.combine == "consensus"
 

@@ -203,6 +203,10 @@ class Talks:
         """What could not be used, and why."""
         return [dropped for talk in self.talks for dropped in _dropped(self.operator.kind, talk)]
 
+    def rejects(self, talk: Talk) -> bool:
+        """Return whether a conversation came to something that cannot be used, other than a call that failed."""
+        return any(not dropped.reason.startswith("failed: ") for dropped in _dropped(self.operator.kind, talk))
+
 
 def _rows(result: Result | Failed | None) -> list[Row]:
     if isinstance(result, Made):

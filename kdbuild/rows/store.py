@@ -35,7 +35,7 @@ GROUP_BYTES = 2**20
 """As much text is made durable at once too: what a full disk leaves unwritten must fit into the reserve, in the log and in the file."""
 _KEYS_PER_QUERY = 500
 _FORGOTTEN = 2
-"""Value of `failed` (0: an answer, 1: a failure accepted as final) of a failure that was taken back."""
+"""Value of `failed` (0: an answer, 1: a failure accepted as final) of what was taken back, to be asked again."""
 Asked = tuple[str, int]
 """A row key and the limit (`max_new_tokens`) of the ask."""
 
@@ -148,8 +148,8 @@ class Store:
     def put(self, key: str, max_new_tokens: int, answer: Answer, *, row: str = "", cost_usd: float = 0.0, pulled: bool = False) -> None:
         """Buffer an answer asked for row `row`; it becomes durable within the commit interval. One already there stays.
 
-        A failed answer is a failure accepted as final; a real answer replaces it. One that was forgotten comes back only by a call of
-        this machine, not with answers that were `pulled`.
+        A failed answer is a failure accepted as final; a real answer replaces it. What was forgotten comes back only by a call of this
+        machine, not with answers that were `pulled`: another answer does.
 
         Raises:
             StageError: the disk is full or cannot be written; what was put is kept and written by the next flush that can.
@@ -189,7 +189,8 @@ class Store:
             self._connection.executemany(
                 "INSERT INTO answers (key, max_new_tokens, answer, failed, row, cost_usd) VALUES (?1, ?2, ?3, ?4, ?5, ?6) "
                 "ON CONFLICT (key, max_new_tokens) DO UPDATE SET answer = excluded.answer, failed = excluded.failed, "
-                "row = excluded.row, cost_usd = excluded.cost_usd WHERE answers.failed > excluded.failed AND NOT (excluded.failed AND ?7)",
+                "row = excluded.row, cost_usd = excluded.cost_usd WHERE answers.failed > excluded.failed "
+                "AND NOT (?7 AND (excluded.failed OR answers.answer = excluded.answer))",
                 self._buffer,
             )
         self._buffer.clear()
@@ -218,14 +219,28 @@ class Store:
 
     def forget_failures(self, keys: Iterable[str]) -> int:
         """Take failures accepted as final back, so that they are asked again; return how many there were."""
+        return self._forget(keys, failed=1)
+
+    def forget_answers(self, keys: Iterable[str]) -> int:
+        """Take answers back, so that they are asked again; return how many there were."""
+        return self._forget(keys, failed=0)
+
+    def _forget(self, keys: Iterable[str], *, failed: int) -> int:
         self.flush()
+        query = f"UPDATE answers SET failed = {_FORGOTTEN} WHERE key = ? AND failed = ?"
         with self._transaction():
-            return sum(
-                self._connection.execute(
-                    f"UPDATE answers SET failed = {_FORGOTTEN} WHERE key = ? AND failed = 1", (bytes.fromhex(key),)
-                ).rowcount
-                for key in set(keys)
-            )
+            return sum(self._connection.execute(query, (bytes.fromhex(key), failed)).rowcount for key in set(keys))
+
+    def taken_by(self, keys: Iterable[str]) -> Spent:
+        """Return what the answers under these keys took when they were asked."""
+        self.flush()
+        query = (
+            "SELECT count(*), ifnull(sum(json_extract(answer, '$.num_prompt_tokens')), 0), "
+            "ifnull(sum(json_extract(answer, '$.num_new_tokens')), 0), ifnull(sum(cost_usd), 0.0) FROM answers WHERE key = ? AND NOT failed"
+        )
+        with self._lock, database.explained(self._path):
+            each = [Spent(*self._connection.execute(query, (bytes.fromhex(key),)).fetchone()) for key in set(keys)]
+        return sum(each, Spent())
 
     def num_answers(self) -> int:
         """Return how many answers are stored."""

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from kdbuild.kinds import Kind
 from kdbuild.records import Row
 
+FEW_SEEDS = 20
+"""Below so many seeds a split by seed leaves too little on one side: what is made of them is split by its own id (DESIGN 3)."""
+
 
 class Seeds(Kind):
     """Base of every source of rows."""

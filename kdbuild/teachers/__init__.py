@@ -212,6 +212,13 @@ class Teacher(Kind):
         """Return what of the teacher defines an answer; a file of the project it reads stands here by its content, never by its path."""
         return self.identity()
 
+    def require_here(self) -> None:
+        """Refuse a machine that lacks what it needs to be asked, besides packages and files: a key, say.
+
+        Raises:
+            StageError: names what is lacking, never a secret.
+        """
+
     def summary(self, name: str) -> str:
         """Return the teacher's name, model and revision, in one line for people."""
         model, revision = getattr(self, "model", None) or self.kind, getattr(self, "revision", None)

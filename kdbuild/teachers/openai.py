@@ -134,6 +134,10 @@ class Openai(Teacher):
         """Return the identity; what the server can do besides does not change an answer it gave."""
         return {name: value for name, value in self.identity().items() if name != "choice_logprobs"}
 
+    def require_here(self) -> None:
+        """Refuse a machine where the environment variable of the key is not set."""
+        self._key()
+
     @contextmanager
     def open(self, root: Path, weights: Path | None) -> Iterator[Session]:
         """Open connections as they are needed.

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from kdbuild import kinds, records
-from kdbuild.elicitors import Elicitor, Scene
+from kdbuild.elicitors import Elicitor, Scene, _reads
 from kdbuild.elicitors._asking import Asking
+from kdbuild.errors import StageError
 from kdbuild.records import Message, Row
-from kdbuild.rows.conversations import Setting, Talks
+from kdbuild.rows.conversations import Setting, Talks, start
 from kdbuild.rows.store import Store
 from kdbuild.teachers import Ask
 from kdbuild.teachers.fake import Fake
@@ -191,7 +192,7 @@ def any_signal(elicitor: Elicitor) -> bool:
 
 
 def test_what_it_reads_and_writes_are_fields_of_a_row(elicitor):
-    assert set(elicitor.reads) <= KNOWN
+    assert {one.partition(".")[0] for name in elicitor.reads for one in name.split("|")} <= KNOWN
     assert set(elicitor.writes) <= KNOWN
 
 
@@ -199,6 +200,28 @@ def test_what_it_says_it_writes_is_there(elicitor, tmp_path):
     talks, _ = run(elicitor, ROWS, tmp_path)
     for name in elicitor.writes if talks.rows else ():
         assert any(_has(row, name) for row in talks.rows), name
+
+
+def test_it_says_everything_it_writes(elicitor, tmp_path):
+    """Of rows that have what it reads alone: `check` refuses later operators by what this one says."""
+    read = {one.partition(".")[0] for name in elicitor.reads for one in name.split("|")} - {"prompt", "answer"}
+    kept = {"id", "messages", *read}
+    bare = [Row(**{name: getattr(row, name) for name in kept}) for row in ROWS]
+    talks, _ = run(elicitor, bare, tmp_path)
+    said = {"prompt", "meta", *elicitor.writes, *(_reads.had_by(bare) if elicitor.keeps else ())}
+    assert {name.partition(".")[0] for name in _reads.had_by(talks.rows)} <= said
+
+
+def test_rows_without_what_it_reads_are_refused_before_a_question(elicitor, tmp_path):
+    for name in elicitor.reads:
+        single = {one.partition(".")[0] for one in name.split("|")}
+        messages = () if "prompt" in single else ROWS[0].prompt if "answer" in single else ROWS[0].messages
+        empty = {one: getattr(Row(""), one) for one in single - {"prompt", "answer"}}
+        lacking = [replace(row, messages=messages, **empty) for row in ROWS]
+        with Store.open(tmp_path) as store, pytest.raises(StageError) as caught:
+            start(elicitor, lacking, SETTING, store, allowed_failures=0)
+        first = f"operator `{elicitor.kind}` reads {_reads.shown(name)}, which 24 of 24 rows lack (the first: row `r00`)"
+        assert caught.value.message == first
 
 
 def _has(row: Row, name: str) -> bool:

@@ -81,7 +81,7 @@ def test_a_random_worst_is_drawn_below_the_best_by_the_rows_id(drive):
 
 def test_what_it_needs():
     assert Pair().needs == frozenset()
-    assert Pair(best="gold", worst="random").reads == ("prompt", "candidates", "gold")
+    assert Pair(best="gold", worst="random").reads == ("prompt", "candidates", "gold|answer")
     assert Pair(best="ranking").reads == ("prompt", "candidates", "ranking")
     with pytest.raises(ValidationError, match="the right answer has no score"):
         Pair(best="gold", weigh="gap")

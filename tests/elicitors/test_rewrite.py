@@ -32,7 +32,7 @@ def test_a_rewritten_answer_replaces_the_trained_turn(drive):
     (row,) = drive(Rewrite(field="answer", mode="formalise"), [ROW], lambda ask: "It measures 3 m.").rows
     assert (row.id, row.answer, row.prompt) == ("r1", "It measures 3 m.", ROW.prompt)
     assert Rewrite(field="answer").writes == ("answer",)
-    assert Rewrite(field="answer").reads == ("prompt", "answer")
+    assert Rewrite(field="answer").reads == ("answer",)
 
 
 def test_every_passage_is_rewritten(drive):

@@ -91,7 +91,7 @@ def test_what_a_pattern_finds_is_a_name_and_a_field(drive):
     made = only(drive, operator)
     assert (made.prompt[0].content, made.answer, made.label) == ("How tall is it, in m?", "20", "20")
     assert made.meta == {"topic": "plants", "unit": "m", "u": "m"}
-    assert operator.writes == ("answer", "label")
+    assert operator.writes == ("answer", "label", "meta")
     gold = only(drive, Template(extract={"gold": r"#### (.*)"}, search="gold"), Row("g", ROW.messages, gold="3*6\n#### 18"))
     assert (gold.id, gold.gold, gold.messages) == ("g", "18", ROW.messages)
     none = drive(Template(answer="x", extract={"label": "absent"}), [ROW], None)
