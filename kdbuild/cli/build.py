@@ -45,12 +45,31 @@ def _build(root: Path, names: Sequence[str], *, yes: bool) -> None:
     plan = whole.make(root, found, names, exact=True)
     click.echo("\n".join(text.lines(plan)))
     if not plan.is_fresh:
+        _require_teachers(found, plan)
         _ask_about_money(plan, yes=yes)
         sys.stdout.flush()
         # The structure stage belongs to no spec; it goes along, so that a later plan of everything finds nothing left.
         code = repro(root, [found.stages[0].name, *(one.stage.name for one in plan.planned)] if names else [])
         plan = _built(root, found, names, code)
     _remember(root, names, plan)
+
+
+def _require_teachers(found: Project, plan: Plan) -> None:
+    """Refuse a build that would stop at a teacher which cannot be asked here, before anything runs.
+
+    Raises:
+        StageError: names the teacher, the stage, and what is lacking.
+    """
+    from kdbuild.plan.asks import Bound
+    from kdbuild.plan.planner import Status
+
+    calling = {asks.stage for asks in plan.asks if asks.num_calls or asks.bound is Bound.UNKNOWN}
+    for stage in (one.stage for one in plan.planned if one.status is Status.STALE and one.stage.name in calling):
+        for name in sorted({use["name"] for use in stage.section["actors"].values()} & set(found.params.teachers)):
+            try:
+                found.params.teachers[name].require_here()
+            except StageError as error:
+                raise StageError(f"stage {stage.name} asks teacher `{name}`: {error.message}", hint=error.hint) from None
 
 
 def _ask_about_money(plan: Plan, *, yes: bool) -> None:

@@ -28,7 +28,7 @@ class Curate(Making):
         "Ye et al. 2022 (2202.07922), section 2; Meng et al. 2022 (2202.04538), section 3; Wang et al. 2023 (2304.06975), section 3.2"
     )
     block: ClassVar[str | None] = "gen.curate"
-    reads: ClassVar[tuple[str, ...]] = ("meta",)
+    reads: ClassVar[tuple[str, ...]] = ("meta.value",)
     keeps: ClassVar[bool] = False
 
     emit: Literal["instruction", "passage", "sample", "pair", "goal"] = "instruction"

@@ -104,8 +104,8 @@ class Dialogue(Asking):
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Return `prompt` where it is the first turn; a topic may stand in the meta."""
-        return ("prompt",) if self._opening == "turn" else ()
+        """Return `prompt`; a topic may stand in the meta instead."""
+        return ("prompt",) if self._opening == "turn" else (f"prompt|meta.{self.topic_field}",)
 
     @property
     def others(self) -> tuple[str, ...]:

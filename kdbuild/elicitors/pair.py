@@ -73,8 +73,8 @@ class Pair(Elicitor):
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return what the pair is made of."""
-        sides = [name for name in ("ranking", "gold") if name in (self.best, self.worst)]
-        return ("prompt", "candidates", *sides)
+        sides = {"ranking": "ranking", "gold": "gold|answer"}
+        return ("prompt", "candidates", *(name for side, name in sides.items() if side in (self.best, self.worst)))
 
     @property
     def writes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -16,6 +16,7 @@ from kdbuild.teachers import Signal
 if TYPE_CHECKING:
     from kdbuild.elicitors._index import Corpus, Passage
 
+_ANSWER = "answer|gold"
 ROWS = "rows"
 NEGATIVE = "negative"
 
@@ -72,7 +73,7 @@ class Retrieve(Elicitor):
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return what it searches with and, of negatives, what they are negatives of."""
-        own = {"demonstration": ("prompt", "answer")}.get(self.passage, (self.passage,)) if self.corpus == ROWS else ()
+        own = {"demonstration": ("prompt", _ANSWER), "answer": (_ANSWER,)}.get(self.passage, (self.passage,)) if self.corpus == ROWS else ()
         return tuple(dict.fromkeys((self.query, *own, *(["context"] if self.negatives else []))))
 
     @property

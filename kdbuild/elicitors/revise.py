@@ -63,7 +63,6 @@ class Revise(Running):
         "al. 2023, PERsD (2310.18628): execution; Ye et al. 2023, SelFee: reflection; f ~ p_T(f | x, y, c), y' ~ p_T(y' | x, y, f)"
     )
     block: ClassVar[str | None] = "gen.revise"
-    writes: ClassVar[tuple[str, ...]] = ("answer", "feedback")
 
     max_new_tokens: int = Field(512, ge=1)
     """Longest revised answer, and longest critique, in the teacher's tokens."""
@@ -99,6 +98,12 @@ class Revise(Running):
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return `answer`, and what it is held against."""
         return {"execution": ("answer", "program"), "gold": ("answer", "gold")}.get(self.against, ("answer",))
+
+    @property
+    def writes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return the answer, what was said of the one before, and where that one goes."""
+        before = ("candidates",) if self.first == "candidates" else ("chosen", "rejected")
+        return ("answer", "feedback", *before)
 
     def files(self) -> tuple[str, ...]:
         """Return the project's templates and its file of principles."""

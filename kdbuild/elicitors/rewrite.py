@@ -63,7 +63,7 @@ class Rewrite(Asking):
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return what is rewritten."""
-        return tuple(dict.fromkeys(("prompt", self.field)))
+        return (self.field,)
 
     @property
     def writes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -50,6 +50,11 @@ class System(Asking):
     keep_system: bool = True
     """Whether the row keeps the message as its system turn."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return `prompt`, and what names the message."""
+        return ("prompt", *([f"meta.{self.by_meta}"] if self.by_meta is not None else []))
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.messages and self.bank is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdbuild import canonical
-from kdbuild.elicitors import Conversation, Elicitor, Made, Rejected, Scene, _patterns, _template
+from kdbuild.elicitors import Conversation, Elicitor, Fault, Made, Rejected, Scene, _patterns, _template
 from kdbuild.elicitors._asking import values_of
 from kdbuild.elicitors._rows import dropped, text_of, variant
 from kdbuild.kinds import Model
@@ -58,7 +59,6 @@ class Template(Elicitor):
     )
     block: ClassVar[str | None] = "gen.template"
     asks_once: ClassVar[bool] = True
-    reads: ClassVar[tuple[str, ...]] = ()
 
     system: str | None = Field(None, min_length=1)
     """The system turn of the only form."""
@@ -114,14 +114,32 @@ class Template(Elicitor):
         return self.forms or [Form(answer=_GOLD) if nothing else self._alone]
 
     @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Return what is searched and split, and the right answer where that is all that is written; templates may use anything."""
+        searched = [self.search] if self.extract else []
+        items = [self.each] if self.each in ("context", "candidates", "trajectory") else []
+        gold = ["gold"] if self._forms == [Form(answer=_GOLD)] else []
+        return tuple(dict.fromkeys((*searched, *items, *gold)))
+
+    @property
     def writes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return an answer where every form has one, and the fields that are extracted."""
         answers = ("answer",) if all(form.answer for form in self._forms) else ()
-        return (*answers, *(name for name in self.extract if name in _FIELDS))
+        return (*answers, *dict.fromkeys(name if name in _FIELDS else "meta" for name in self._extracted))
+
+    @property
+    def _extracted(self) -> list[str]:
+        return [name for own, pattern in self.extract.items() for name in (own, *_patterns.names(pattern))]
 
     def files(self) -> tuple[str, ...]:
         """Return the project's templates."""
         return tuple(dict.fromkeys(text for form in self._forms for text in form.texts().values() if _is_path(text)))
+
+    def faults(self, root: Path) -> Iterator[Fault]:
+        """Yield what is wrong with its templates."""
+        for i, form in enumerate(self._forms):
+            for role, text in form.texts().items():
+                yield from _template.faults(root, ("forms", i, role) if self.forms else (role,), text, is_path=_is_path(text))
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask nothing; return the rows written."""

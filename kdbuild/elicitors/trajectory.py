@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import pathlib
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Result, Scene, _answers, _insertion, _tools, _verdict
+from kdbuild.elicitors import (
+    Answered,
+    Conversation,
+    Fault,
+    Made,
+    Rejected,
+    Result,
+    Scene,
+    _answers,
+    _callables,
+    _insertion,
+    _tools,
+    _verdict,
+)
 from kdbuild.elicitors._answers import Form
 from kdbuild.elicitors._asking import values_of
 from kdbuild.elicitors._insertion import NONE, Place
@@ -109,6 +123,12 @@ class Trajectory(Running):
     def files(self) -> tuple[str, ...]:
         """Return the project's templates and files of tools."""
         return (*super().files(), *dict.fromkeys(tool.file for tool in self.tools if tool.file is not None))
+
+    def faults(self, root: pathlib.Path) -> Iterator[Fault]:
+        """Yield what is wrong with the project's templates, and the tools that are not there."""
+        yield from super().faults(root)
+        for i, tool in enumerate(self.tools):
+            yield from _callables.faults(root, ("tools", i, "callable"), tool.callable)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask step by step, or for all places at once."""

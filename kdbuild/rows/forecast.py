@@ -9,8 +9,9 @@ from typing import Any
 
 from kdbuild.elicitors import Scene
 from kdbuild.records import Row
-from kdbuild.rows.conversations import FEW_SEEDS, Question, Setting, Talks, start
+from kdbuild.rows.conversations import Question, Setting, Talks, start
 from kdbuild.rows.store import Store
+from kdbuild.seeds import FEW_SEEDS
 from kdbuild.spec.sections import ElicitSection
 
 
