@@ -31,6 +31,19 @@ def test_a_kind_shows_every_field(name):
     assert "semantic-dedup" not in text or "max_cosine (required)" in text
 
 
+def test_a_field_shows_what_it_allows_and_its_default_as_a_spec_writes_it():
+    everything = _print(*(name for family in FAMILIES for name in available(family)))
+    for wrong in ("PydanticUndefined", "FieldInfo", "<class", "Literal["):
+        assert wrong not in everything
+    assert "\n  hint (none | gold | on-failure; default none): " in _print("cot")
+    assert "\n  combine (union | route | consensus; default absent): " in _print("label")
+    openai = _print("openai")
+    assert "\n  omit (temperature | top_p | seed | stop; default []): " in openai
+    assert "\n  concurrency (default {start: 64, most: 512}; knob): " in openai
+    assert "\n  model (required): " in openai
+    assert "\n  forms (default []): " in _print("template")
+
+
 def test_a_word_nobody_knows():
     with pytest.raises(KdbuildError, match=r"no family or kind named `lable`\. Did you mean `label`\?"):
         CliRunner().invoke(command, ["lable"], catch_exceptions=False)

@@ -16,7 +16,7 @@ import pytest
 
 from kdbuild.errors import StageError
 from kdbuild.rows import database, place
-from kdbuild.rows.store import Store
+from kdbuild.rows.store import Spent, Store
 from kdbuild.teachers import Answer
 
 
@@ -85,6 +85,21 @@ def test_an_accepted_failure_serves_only_where_asked_for_and_gives_way_to_an_ans
         store.put(key(2), 64, failure)
         assert store.forget_failures([key(1), key(2)]) == 1
         assert store.num_answers() == 2
+
+
+def test_an_answer_that_was_taken_back_returns_only_by_another_call_or_as_another_answer(tmp_path):
+    garbled, good = ended(8, "garbled"), ended(9, "good")
+    with Store.open(tmp_path) as store:
+        for n in (1, 2, 3):
+            store.put(key(n), 64, garbled, cost_usd=0.5)
+        assert store.taken_by([key(1), key(2), key(2), key(9)]) == Spent(2, 2 * garbled.num_prompt_tokens, 16, 1.0)
+        assert store.forget_answers([key(1), key(2), key(3), key(9)]) == 3
+        assert store.serve_many([(key(n), 64) for n in (1, 2, 3)]) == {}
+        assert store.taken_by([key(1)]) == Spent()
+        store.put(key(1), 64, garbled, pulled=True)
+        store.put(key(2), 64, good, pulled=True)
+        store.put(key(3), 64, garbled)  # the server says the same again
+        assert store.serve_many([(key(n), 64) for n in (1, 2, 3)]) == {(key(2), 64): good, (key(3), 64): garbled}
 
 
 def test_thousands_at_once(tmp_path):
