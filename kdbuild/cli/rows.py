@@ -26,10 +26,12 @@ def list_rows(*, stage: str, rejected: bool) -> None:
     root = project_root()
     with Store.open(place.store_dir(root, params_of(root).runtime.rows_dir), read_only=True) as store:
         found = look_at(root, stage, store)
-    lines = [(one.id, one.by, one.reason, _start(one.text)) for one in found.rejected] if rejected else []
-    lines += [] if rejected else [(row.id, _start(row.answer or "\n".join(m.content for m in row.prompt))) for row in found.rows]
-    for line in sorted(lines):
-        click.echo("\t".join(line))
+    if rejected:
+        lines = sorted("\t".join((one.id, one.by, one.reason, _start(one.text))) for one in found.rejected)
+    else:
+        lines = sorted("\t".join((row.id, _start(row.answer or "\n".join(m.content for m in row.prompt)))) for row in found.rows)
+    for line in lines:
+        click.echo(line)
     click.echo(f"{len(lines):,} {'rejected' if rejected else 'rows'}", err=True)
     if found.unseen:
         click.echo(f"operator `{found.unseen}` compares meanings: what it and those after it make is not shown", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,34 @@ def test_a_teacher_that_answers_nothing(root):
     with Store.open(place.store_dir(root, None)) as store:
         assert store.num_answers() == 4
         assert store.last_run("s_p_elicit") is None
+
+
+def test_rows_without_what_the_operator_reads_are_no_fault_of_the_teacher(root):
+    cot = {"kind": "cot", "check": "gold"}
+    write_rows(root, seeds("ant", "bee"))
+    said = r"^operator `cot` reads `gold`, which 2 of 2 rows lack \(the first: row `ant`\)$"
+    for look in (run, forecast):
+        with pytest.raises(StageError) as caught:
+            look(root, operator=cot)
+        assert re.fullmatch(said, caught.value.message)
+        assert caught.value.hint == "the rows have: prompt"
+    assert not (root / "calls.log").exists()
+    write_rows(root, [*seeds("ant"), *(dataclasses.replace(row, gold="7") for row in seeds("bee", "cat"))])
+    with pytest.raises(StageError) as caught:
+        run(root, operator=cot)
+    assert caught.value.message == (
+        "s_p_elicit: teacher `t` answered nothing usable: 2 x no line with the answer, 1 x no right answer to show or compare with; "
+        "it reads `gold`, which 1 of 3 rows lack (the first: row `ant`)"
+    )
+    write_rows(root, [dataclasses.replace(row, candidates=({"text": "one"}, {"text": "two"})) for row in seeds("ant", "bee")])
+    with pytest.raises(StageError) as caught:
+        run(root, operator={"kind": "rank", "of": "context"})
+    assert "operator `rank` reads `context`, which 2 of 2 rows lack" in caught.value.message
+    job = job_of(root)
+    job.section |= {"operators": [{"kind": "pair"}]}
+    with pytest.raises(StageError, match=r"^s_p_elicit: operator `pair` could use none of 2 rows: 2 x no"):
+        elicit.run(job)
+    job.discard()
 
 
 def test_an_empty_seed_set(root):
