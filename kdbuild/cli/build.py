@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kdbuild.cli import project_root
-from kdbuild.cli._dvc import repro
-from kdbuild.errors import KdbuildError, StageError
+from kdbuild.cli._dvc import watched_repro
+from kdbuild.errors import SpecError, StageError
 
 if TYPE_CHECKING:
     from kdbuild.compile.project import Project
@@ -38,19 +38,26 @@ def _build(root: Path, names: Sequence[str], *, yes: bool) -> None:
     from kdbuild.plan import text, whole
 
     whole.require_dvc(root)
-    found = project.load(root)
-    whole.closure(found.stages, names)  # a misspelt name writes nothing
+    found = project.load_for(root, names)
+    stages = whole.closure(found.stages, names)  # a misspelt name writes nothing
+    for line in whole.left_out(found):
+        click.echo(line, err=True)
+    if found.broken and not write.is_written(root, stages):
+        broken = ", ".join(f"specs/{name}.yaml" for name in sorted(found.broken))
+        raise SpecError(f"the stages of {', '.join(names)} are not in dvc.yaml yet, which cannot be written while {broken} is not valid")
     for path in write.write(found):
         click.echo(f"wrote {path}")
-    plan = whole.make(root, found, names, exact=True)
+    plan = whole.make(root, found, names)
     click.echo("\n".join(text.lines(plan)))
     if not plan.is_fresh:
         _require_teachers(found, plan)
         _ask_about_money(plan, yes=yes)
         sys.stdout.flush()
-        # The structure stage belongs to no spec; it goes along, so that a later plan of everything finds nothing left.
-        code = repro(root, [found.stages[0].name, *(one.stage.name for one in plan.planned)] if names else [])
-        plan = _built(root, found, names, code)
+        # The structure stage belongs to no spec; it goes along, so that a later plan of everything finds nothing left. Where a spec is
+        # left out there is no such plan, and what the structure stage has to say is not of this one.
+        structure = [] if found.broken else [found.stages[0].name]
+        code, failed = watched_repro(root, [*structure, *(one.stage.name for one in plan.planned)] if names else [])
+        plan = _built(root, found, names, code, failed)
     _remember(root, names, plan)
 
 
@@ -73,42 +80,31 @@ def _require_teachers(found: Project, plan: Plan) -> None:
 
 
 def _ask_about_money(plan: Plan, *, yes: bool) -> None:
-    from kdbuild.plan.asks import Bound
-    from kdbuild.plan.text import money
+    from kdbuild.plan.text import paid_for
 
-    paid = [asks for asks in plan.asks if asks.priced and (asks.num_calls or asks.bound is Bound.UNKNOWN)]
-    if not paid or yes:
+    paid = paid_for(plan)
+    if paid is None or yes:
         return
-    known = all(asks.bound is not Bound.UNKNOWN for asks in paid)
-    teachers = ", ".join(sorted({asks.teacher for asks in paid}))
-    what = f"about {money(sum(asks.usd for asks in paid))}" if known else "an amount that is not known yet"
+    teachers, what = paid
     if not sys.stdin.isatty():
         raise StageError(f"this build asks {teachers} for {what}, and nobody is here to agree", hint="pass --yes to spend it")
     if not click.confirm(f"Ask {teachers} for {what}?", default=False):
         raise StageError("stopped before the first paid call; nothing was spent")
 
 
-def _built(root: Path, found: Project, names: Sequence[str], code: int) -> Plan:
-    """Return the plan after a build.
+def _built(root: Path, found: Project, names: Sequence[str], code: int, failed: str | None) -> Plan:
+    """Return the plan after a build; `failed` is the stage whose command did.
 
     Raises:
         StageError: the build failed; names the stage.
     """
     from kdbuild.plan import whole
-    from kdbuild.plan.planner import Status
 
-    try:
-        plan = whole.make(root, found, names)
-    except KdbuildError:
-        if code == 0:
-            raise
-        raise StageError(f"the build stopped: dvc ended with {code}", hint="the reason is above; then `kdbuild doctor`") from None
-    if code == 0:
-        return plan
-    waiting = next((one.stage.name for one in plan.planned if one.status in (Status.STALE, Status.RESTORABLE)), None)
-    if waiting is None:
-        raise StageError(f"the build stopped: dvc ended with {code}", hint="the reason is above")
-    raise StageError(f"stage {waiting} failed", hint="the reason is above; what earlier stages built is kept, and so is every answer")
+    if failed is not None:
+        raise StageError(f"stage {failed} failed", hint="the reason is above; what earlier stages built is kept, and so is every answer")
+    if code != 0:
+        raise StageError(f"the build stopped: dvc ended with {code}", hint="the reason is above; then `kdbuild doctor`")
+    return whole.make(root, found, names)
 
 
 def _remember(root: Path, names: Sequence[str], plan: Plan) -> None:

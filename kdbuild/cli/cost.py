@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from kdbuild.cli import params_of, project_root
+from kdbuild.cli import _stages, params_of, project_root
 from kdbuild.rows.store import Spent
 
 _MOST_ROWS = 20
@@ -20,13 +20,17 @@ def command(*, stages: tuple[str, ...], rows: bool) -> None:
     from kdbuild.rows import place
     from kdbuild.rows.store import Store
 
+    if rows and stages:
+        raise click.UsageError("--rows counts what all stages asked about a row: name no stage with it")
     root = project_root()
     with Store.open(place.store_dir(root, params_of(root).runtime.rows_dir), read_only=True) as store:
         if rows:
             _table(("row",), [((row,), spent) for row, spent in store.row_costs()[:_MOST_ROWS]])
             return
-        costs = [((stage, operator, teacher), spent) for stage, operator, teacher, spent in store.costs() if stage in stages or not stages]
-    _table(("stage", "operator", "teacher"), costs)
+        costs = store.costs()
+    _stages.require(stages, _stages.that_ask(root) | {stage for stage, _, _, _ in costs})
+    shown = [((stage, operator, teacher), spent) for stage, operator, teacher, spent in costs if stage in stages or not stages]
+    _table(("stage", "operator", "teacher"), shown)
 
 
 def _table(heads: Sequence[str], lines: Iterable[tuple[tuple[str, ...], Spent]]) -> None:

@@ -21,7 +21,11 @@ def command(*, specs: tuple[str, ...], as_json: bool) -> None:
 
     root = project_root()
     whole.require_dvc(root)
-    found = whole.make(root, project.load(root), spec_names(specs))
+    names = spec_names(specs)
+    loaded = project.load_for(root, names)
+    found = whole.make(root, loaded, names)
+    for line in whole.left_out(loaded):
+        click.echo(line, err=True)
     if as_json:
         click.echo(canonical.pretty(found.as_json()), nl=False)
     else:

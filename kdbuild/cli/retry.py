@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kdbuild.cli import params_of, project_root
+from kdbuild.cli import _stages, params_of, project_root
 from kdbuild.cli._dvc import repro
 from kdbuild.errors import SpecError, StageError
 
@@ -29,7 +29,7 @@ def command(*, stage: str, rejected: bool, yes: bool) -> None:
     root = project_root()
     with Store.open(place.store_dir(root, params_of(root).runtime.rows_dir)) as store:
         what = "could not be used" if rejected else "failed for good"
-        num_forgotten = _forget_rejected(root, store, stage, yes=yes) if rejected else _forget_failed(store, stage)
+        num_forgotten = _forget_rejected(root, store, stage, yes=yes) if rejected else _forget_failed(root, store, stage)
     if not num_forgotten:
         click.echo(f"nothing to retry: no {'answer' if rejected else 'call'} of {stage} {what}")
         return
@@ -41,10 +41,11 @@ def command(*, stage: str, rejected: bool, yes: bool) -> None:
     sys.exit(code)
 
 
-def _forget_failed(store: Store, stage: str) -> int:
+def _forget_failed(root: Path, store: Store, stage: str) -> int:
     last = store.last_run(stage)
     if last is None:
-        raise SpecError(f"stage `{stage}` has not been built here", hint="`dvc stage list` shows the stages")
+        _stages.require([stage], _stages.that_ask(root))
+        raise SpecError(f"stage `{stage}` has not been built here, so nothing of it failed", hint="`kdbuild build` builds it")
     return store.forget_failures(key for keys in last.values() for key in keys)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from kdbuild.cli import project_root
+from kdbuild.cli._dvc import running
 from kdbuild.errors import StageError
 
 
@@ -14,6 +15,13 @@ from kdbuild.errors import StageError
 @click.argument("phase", required=False)
 def command(step: str, spec: str, phase: str | None) -> None:
     """Run one step."""
+    from kdbuild.compile.stages import Stage
+
+    with running(Stage(spec, step, phase).name):
+        _run(step, spec, phase)
+
+
+def _run(step: str, spec: str, phase: str | None) -> None:
     from kdbuild.compile import write
 
     root = project_root()

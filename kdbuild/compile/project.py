@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import StringIO
@@ -147,6 +148,23 @@ def load(root: Path, *, tolerant: bool = False) -> Project:
             specs.pop(name)
     found = Project(root, params, specs, broken, known)
     if found.broken and not tolerant:
-        messages = "\n\n".join(str(found.broken[name]) for name in sorted(found.broken))
-        raise SpecError(messages)
+        raise _what_is_wrong(found, found.broken)
     return found
+
+
+def load_for(root: Path, names: Collection[str]) -> Project:
+    """Read every spec of the project at `root`; where some are named, only these must be good.
+
+    Raises:
+        SpecError: something is wrong with params.yaml, a spec that is named, or (where none is) any spec.
+    """
+    found = load(root, tolerant=True)
+    wrong = [name for name in found.broken if name in names or not names]
+    if wrong:
+        # One that names another may be wrong because the other is.
+        raise _what_is_wrong(found, wrong)
+    return found
+
+
+def _what_is_wrong(found: Project, names: Iterable[str]) -> SpecError:
+    return SpecError("\n\n".join(str(found.broken[name]) for name in sorted(names)))

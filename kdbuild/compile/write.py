@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,22 @@ def generated(project: Project) -> dict[str, str]:
 
 
 def write(project: Project) -> list[str]:
-    """Write every generated file that differs; return their paths.
+    """Write every generated file that differs; return their paths. Where specs are not valid, dvc.yaml stays as it is, with their stages.
 
     Raises:
         EditedByHand: dvc.yaml is not what kdbuild wrote.
     """
     refuse_edited(project.root)
-    return [path for path, text in generated(project).items() if write_atomically(project.root / path, text)]
+    texts = generated(project)
+    if project.broken:
+        del texts["dvc.yaml"]
+    return [path for path, text in texts.items() if write_atomically(project.root / path, text)]
+
+
+def is_written(root: Path, stages: Iterable[Stage]) -> bool:
+    """Return whether dvc.yaml holds these stages as they are."""
+    written = stages_in_file(root)
+    return all(written.get(stage.name) == stage.as_dvc() for stage in stages)
 
 
 def write_resolved(project: Project, path: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, create_model
 
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene, _structured
 from kdbuild.elicitors._asking import Asking
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._made import Harvest
 from kdbuild.records import Message, Row
 from kdbuild.teachers import Answer, Ask
@@ -52,6 +53,10 @@ class Making(Asking):
     """Longest prompt (instruction, question, query) of a new row."""
     max_answer_chars: int = Field(200, ge=8)
     """Longest answer that the form admits, where prompt and answer come together."""
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=self.per_row, rows=self.per_row)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for every new row at once."""

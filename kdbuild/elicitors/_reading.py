@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from kdbuild.elicitors import Conversation, Elicitor, Rejected, Scene
+from kdbuild.elicitors._extent import Extent
 from kdbuild.records import Row
 from kdbuild.teachers import Ask, Reading, Signal
 
@@ -36,6 +37,10 @@ class ReadsAnswers(Elicitor):
     def needs(self) -> frozenset[Signal]:
         """The signal that the reading is."""
         return frozenset({Ask("", (), reading=self.reading).needs})
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=len(self.actors))
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask each actor once; a row with nothing to read is rejected."""

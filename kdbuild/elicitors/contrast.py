@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Conversation, Rejected, Scene
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._replies import same_words
 from kdbuild.elicitors._rows import candidate, reworded, text_of, unasked, with_system
 from kdbuild.records import Row
@@ -60,6 +61,10 @@ class Contrast(Asking):
         if self.worse_by is None:
             return self.positive or _BETTER, self.negative or _WORSE
         return self.positive or "", self.negative or self.positive or ""
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=2, candidates=2)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask both questions at once."""

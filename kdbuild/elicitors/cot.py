@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Scene, _answers
 from kdbuild.elicitors._answers import Form
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._rows import dropped, meta_with, require_drawn, reworded, text_of, unasked, variant
 from kdbuild.records import Message, Row
 from kdbuild.teachers import Ask
@@ -88,6 +89,10 @@ class Cot(Asking):
     @property
     def _checks(self) -> bool:
         return self.check == "gold" or self.hint == "on-failure"
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=self.num_samples * (2 if self.hint == "on-failure" else 1), rows=self.num_samples)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for every sample at once; with `hint: on-failure` once more where none was right."""

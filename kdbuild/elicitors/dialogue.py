@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._replies import refuses, same_words
 from kdbuild.elicitors._rows import meta_with, text_of, with_system
 from kdbuild.kinds import Model
@@ -119,6 +120,10 @@ class Dialogue(Asking):
     def templates(self) -> tuple[Path, ...]:
         """Return the packaged templates, and the roles where they are packaged."""
         return (*super().templates(), *(() if self.roles else (_ROLES,)))
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=self.num_turns, rows=2 if self.trains == "both" else 1)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for one turn after another, until the talk stops."""

@@ -12,6 +12,7 @@ from kdbuild import canonical
 from kdbuild.elicitors import Answered, Rejected, Scene
 from kdbuild.elicitors._asking import values_of
 from kdbuild.elicitors._examples import read_examples
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._making import PARAGRAPH, Draft, Making, form, turns
 from kdbuild.elicitors._signature import call_form
 from kdbuild.records import Row
@@ -92,6 +93,10 @@ class Doc2x(Making):
         return (*super().files(), *([self.examples] if self.examples else []))
 
     # --- questions ---------------------------------------------------------------------------------------------------------------
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return Extent() if self.document == "context" else super().most(given)
 
     def drafts(self, row: Row, scene: Scene) -> list[Draft] | Rejected:
         """Return a question for each new row of each document."""

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from kdbuild import canonical
 from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Scene, _structured
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._replies import refuses, same_words, unwrapped
 from kdbuild.elicitors._rows import dropped, meta_with, reworded, text_of, unasked
 from kdbuild.elicitors._words import words
@@ -104,6 +105,11 @@ class Evol(Asking):
     def asks_once(self) -> bool:  # type: ignore[override]
         """Whether there is one round."""
         return self.rounds == 1
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        num_made = self.rounds if self.emit == "all" else 1
+        return given.each(asks=self.rounds, rows=num_made + self.keep_original)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Evolve one row."""

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from kdbuild.elicitors import Conversation, Rejected, Scene
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.records import Message, Row
 
 
@@ -21,6 +22,10 @@ class Label(Asking):
     block: ClassVar[str | None] = "gen.label"
     asks_once: ClassVar[bool] = True
     writes: ClassVar[tuple[str, ...]] = ("answer",)
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=1)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask one question; an empty answer is rejected."""

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbuild import canonical
 from kdbuild.elicitors import Conversation, Elicitor, Rejected, Scene
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._replies import same_words
 from kdbuild.elicitors._rows import text_of
 from kdbuild.records import Row
@@ -81,6 +82,10 @@ class Pair(Elicitor):
         """Return the pair, and what comes with it."""
         more = [*(["ranking"] if self.lists else []), *(["weight"] if self.weigh == "gap" else [])]
         return ("answer", "chosen", "rejected", *more)
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=0)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask nothing; return the row with its pair."""

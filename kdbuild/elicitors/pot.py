@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from kdbuild import sandbox
 from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Scene, _answers
 from kdbuild.elicitors._asking import values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._rows import meta_with, require_drawn, reworded, text_of, unasked, variant
 from kdbuild.elicitors._running import Running, error_of, fenced, program_in, result_of
 from kdbuild.records import Dropped, Message, Row
@@ -67,6 +68,10 @@ class Pot(Running):
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return `prompt`, and `gold` where results are compared with it."""
         return ("prompt", "gold") if self.check == "gold" else ("prompt",)
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=self.num_samples, rows=self.num_samples)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for every sample at once, and run the programs together."""

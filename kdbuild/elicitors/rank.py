@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene, _structured, _tournament
 from kdbuild.elicitors._asking import values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._verdict import FIRST_SECOND, NUM_DECIMALS, Judging, preference, read_all
 from kdbuild.records import Row
 from kdbuild.teachers import Ask
@@ -81,6 +82,18 @@ class Rank(Judging):
     def asks_once(self) -> bool:  # type: ignore[override]
         """Whether it is pairwise: a list may need several windows."""
         return self.mode == "pairwise"
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        if self.of == "context" or given.candidates is None:
+            return given.each(asks=None)
+        counts = [self._num_asked(count) for count in range(2, given.candidates + 1)]
+        return given.each(asks=max(counts, default=0) * (len(self.actors) if self.combines else 1))
+
+    def _num_asked(self, num_items: int) -> int:
+        if self.mode == "pairwise":
+            return 2 * len(_tournament.pairs(num_items, self.max_rivals))
+        return len(_tournament.windows(num_items, self.window, self.step))
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for every comparison at once, or for one window after another."""

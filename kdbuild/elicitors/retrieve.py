@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Conversation, Elicitor, Made, Scene
+from kdbuild.elicitors._extent import Extent, plus
 from kdbuild.records import Dropped, Row
 from kdbuild.teachers import Signal
 
@@ -84,6 +85,10 @@ class Retrieve(Elicitor):
     def files(self) -> tuple[str, ...]:
         """Return the corpus, where it is not the rows."""
         return () if self.corpus == ROWS else (self.corpus,)
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=0, candidates=plus(given.candidates, self.negatives))
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Find passages for one row alone."""

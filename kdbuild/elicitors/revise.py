@@ -14,6 +14,7 @@ from kdbuild import sandbox
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene, _answers, _bank
 from kdbuild.elicitors._answers import Form
 from kdbuild.elicitors._asking import values_of
+from kdbuild.elicitors._extent import Extent, plus
 from kdbuild.elicitors._replies import unwrapped
 from kdbuild.elicitors._rows import text_of
 from kdbuild.elicitors._running import Running, error_of, fenced, program_in, result_of
@@ -116,6 +117,10 @@ class Revise(Running):
 
     def _shipped(self) -> Path:
         return self._packaged(self.prompts[0]).with_name(_BANK)
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=self.max_rounds * len(self.prompts), candidates=plus(given.candidates, 1))
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Go through the rounds."""

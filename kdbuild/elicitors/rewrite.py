@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Answered, Conversation, Made, Rejected, Scene
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent, times
 from kdbuild.elicitors._replies import code_in, same_words, unusable, unwrapped
 from kdbuild.elicitors._rows import dropped, require_drawn, reworded, text_of, unasked, variant
 from kdbuild.records import Row
@@ -69,6 +70,11 @@ class Rewrite(Asking):
     def writes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return what is rewritten, besides a prompt."""
         return () if self.field == "prompt" else (self.field,)
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        num_texts = None if self.field == "context" else 1
+        return given.each(asks=times(self.num_variants, num_texts), rows=self.num_variants + self.keep_original)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for every variant of every text at once."""

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent, plus
 from kdbuild.elicitors._rows import candidate, require_drawn, reworded, text_of, unasked
 from kdbuild.records import Message, Row
 
@@ -51,6 +52,11 @@ class Sample(Asking):
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return `prompt`, unless one is given for rows without."""
         return ("prompt",) if self.prompt is None else ()
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        num_new = self.num_samples * len(self.actors)
+        return given.each(asks=num_new, candidates=plus(given.candidates, num_new) if self.extend else num_new)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for every sample of every actor at once."""

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Conversation, Rejected, Scene
 from kdbuild.elicitors._asking import values_of
+from kdbuild.elicitors._extent import Extent, times
 from kdbuild.elicitors._verdict import NUM_DECIMALS, Judging, expected, grades, read_all
 from kdbuild.errors import SpecError
 from kdbuild.inside import inside
@@ -106,6 +107,12 @@ class Score(Judging):
     def files(self) -> tuple[str, ...]:
         """Return the project's templates and the rubric."""
         return (*super().files(), *([self.rubric_file] if self.rubric_file else []))
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        num_texts = {"answer": 1, "gap": 4}.get(self.of, given.candidates)
+        num_ratings = len(self.aspects) * (self.max_steps if self.level == "steps" else 1) * (len(self.actors) if self.combines else 1)
+        return given.each(asks=times(num_texts, num_ratings + self.critique))
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask for critiques, then for every rating at once."""

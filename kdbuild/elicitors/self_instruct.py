@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from kdbuild import canonical
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene, _structured
 from kdbuild.elicitors._asking import Asking
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._made import Harvest, drawn
 from kdbuild.elicitors._novelty import Pool
 from kdbuild.elicitors._words import words
@@ -103,6 +104,13 @@ class SelfInstruct(Asking):
     def fan_in(self) -> int:
         """How many rows one question shows."""
         return self.num_demonstrations
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        # Each side of the held-out split rounds its share of a round, and of the target, up.
+        num_asks = self.max_rounds * (self.asks_per_round + 2)
+        num_rows = num_asks * self.new_per_ask
+        return Extent(num_rows if self.target_rows is None else min(num_rows, self.target_rows + 2), 0, num_asks)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Make instructions after the example of one row."""

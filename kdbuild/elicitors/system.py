@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Answered, Conversation, Rejected, Scene, _bank
 from kdbuild.elicitors._asking import Asking, values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._replies import unusable
 from kdbuild.elicitors._rows import reworded, text_of, unasked, with_system
 from kdbuild.records import Row
@@ -82,6 +83,10 @@ class System(Asking):
     def templates(self) -> tuple[Path, ...]:
         """Return the packaged templates and bank."""
         return (*super().templates(), *((self._shipped,) if self._shipped else ()))
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        return given.each(asks=2 if self.expert else 1)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask the row's question under its message; with `expert` ask for the expert first."""

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from kdbuild import canonical
 from kdbuild.elicitors import Conversation, Elicitor, Fault, Made, Rejected, Scene, _patterns, _template
 from kdbuild.elicitors._asking import values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._rows import dropped, text_of, variant
 from kdbuild.kinds import Model
 from kdbuild.records import Message, Row
@@ -140,6 +141,11 @@ class Template(Elicitor):
         for i, form in enumerate(self._forms):
             for role, text in form.texts().items():
                 yield from _template.faults(root, ("forms", i, role) if self.forms else (role,), text, is_path=_is_path(text))
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        num_forms = len(self._forms) if self.pick == "all" else 1
+        return given.each(asks=0, rows=num_forms if self.each == "row" else None)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask nothing; return the rows written."""

@@ -26,6 +26,7 @@ from kdbuild.elicitors import (
 )
 from kdbuild.elicitors._answers import Form
 from kdbuild.elicitors._asking import values_of
+from kdbuild.elicitors._extent import Extent
 from kdbuild.elicitors._insertion import NONE, Place
 from kdbuild.elicitors._rows import require_drawn, reworded, text_of, unasked, variant, with_system
 from kdbuild.elicitors._running import Running
@@ -129,6 +130,13 @@ class Trajectory(Running):
         yield from super().faults(root)
         for i, tool in enumerate(self.tools):
             yield from _callables.faults(root, ("tools", i, "callable"), tool.callable)
+
+    def most(self, given: Extent) -> Extent:
+        """Return the most that it asks about `given`, and makes of it."""
+        if self.mode == "insert":
+            num_calls = self.num_places * self.num_proposals
+            return given.each(asks=num_calls, rows=1 if self.rows == "together" else num_calls)
+        return given.each(asks=2 * self.max_nodes if self.mode == "tree" else self.max_steps + 1)
 
     def elicit(self, row: Row, scene: Scene) -> Conversation:
         """Ask step by step, or for all places at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from kdbuild import records
 from kdbuild.compile.stages import Stage
+from kdbuild.elicitors._extent import Extent
 from kdbuild.plan.planner import Planned, Status
 from kdbuild.plan.runcache import RunCache
 from kdbuild.rows.conversations import Question
-from kdbuild.rows.forecast import Forecast, missing_asks
+from kdbuild.rows.forecast import Forecast, missing_asks, most_asked
 from kdbuild.rows.store import Spent, Store
 from kdbuild.spec.sections import ElicitSection, TeacherUse
 from kdbuild.spec.sources import unpinned
@@ -30,25 +31,38 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 class Bound(StrEnum):
-    """How sure a number of calls is."""
+    """What a number of calls says."""
 
     EXACT = "exact"
     AT_LEAST = "at least"
-    """What is asked next depends on answers that are not there yet."""
+    """What is asked after these depends on answers, rows or models that are not there yet, and nothing bounds it."""
     UP_TO = "up to"
-    """Every row counted; stored answers may serve some of them."""
+    """No more are made, whatever the answers say."""
     UNKNOWN = "unknown"
-    """The rows are not there yet."""
+    """None is known yet, and nothing bounds them."""
+
+
+def bound_of(least: int, most: int | None) -> Bound:
+    """Return what the number says that is shown for `least` to `most` calls: the most where there is one, else the least."""
+    if least == most:
+        return Bound.EXACT
+    if most is not None:
+        return Bound.UP_TO
+    return Bound.AT_LEAST if least else Bound.UNKNOWN
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """What becomes of the rows against the stage's last run here."""
+    """What becomes of the rows that a stage is given, against its last run here. What is made of a row counts with it."""
 
     new: int
+    """Rows it was not given then."""
     changed: int
+    """Rows of which something else is asked than then, by any operator."""
     removed: int
+    """Rows it was given then, and is no more."""
     reused: int
+    """Rows whose answers are all there: nothing is asked, as far as is known."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +74,15 @@ class Asks:
     """Names, joined."""
     bound: Bound
     num_calls: int
-    """0 where the number is not known."""
+    """The most where there is one, else the least; 0 where neither is known."""
+    least_calls: int
+    """Calls that are sure."""
+    most_calls: int | None
+    """None where nothing bounds them."""
     rows: RowCounts | None
+    """Of the rows that the stage is given; None where they are not there yet."""
     prompt_tokens: int
-    """Estimate: the mean of this teacher's calls so far, else four characters a token."""
+    """Estimate for `num_calls`: the mean of this teacher's calls so far, else four characters a token."""
     answer_tokens: int
     """Estimate: the mean of this teacher's calls so far, else the most they can be."""
     usd: float
@@ -92,42 +111,53 @@ class Forecaster:
     cache: RunCache
     built: Container[str]
     """Stages that dvc.lock knows; if not built here, their answers may have come with `dvc pull`."""
-    exact: bool
-    """Read the rows of data sets (imports pyarrow) rather than count them."""
 
     def __post_init__(self) -> None:
         """Nothing is known of any data set yet."""
-        self._most_rows: dict[str, int | None] = {}
+        self._extents: dict[str, Extent] = {}
         self._on_disk: set[str] = set()
 
     def all(self) -> Iterator[Asks]:
-        """Yield what each elicit stage that may run would ask."""
+        """Yield what each stage that may run would ask."""
         for one in self.planned:
-            asks = self._elicit(one) if one.stage.step == "elicit" and one.status in (Status.STALE, Status.MAYBE) else None
+            asks = self._of(one) if one.status in (Status.STALE, Status.MAYBE) else None
             if asks is not None:
                 yield asks
             self._note_rows(one)
 
+    def _of(self, one: Planned) -> Asks | None:
+        if one.stage.step == "elicit":
+            return self._elicit(one)
+        actors = one.stage.section.get("actors") or {}  # scorers ask about rows that this build makes
+        return self._asks(one, sorted({str(use["name"]) for use in actors.values()}), 0, None, None, []) if actors else None
+
     def _elicit(self, one: Planned) -> Asks | None:
         stage, section = one.stage, ElicitSection.of(one.stage.section)
-        if not section.rows:
-            rows = list(section.seeds.rows(self.root)) if section.seeds else []
-        elif self.exact and section.rows in self._on_disk:
-            rows = records.read_dataset(self.root / section.rows, records.Row)
+        unknown = {word for word, use in section.actors.items() if not all(map(self._is_known, self._models(use)))}
+        rows, forecast, last = self._rows(section), None, None
+        if rows is None:
+            most = most_asked(section.operators, self._extents.get(section.rows, Extent()))
         else:
-            return self._bounded(stage, section) if section.actors else None
-        if any(not self._is_known(path) for use in section.actors.values() for path in self._models(use)):
-            return self._bounded(stage, section, len(rows))
-        forecast, last = self._counted(stage, section, rows)
-        self._most_rows[stage.outs[0]] = self._rows_out(stage, len(forecast.keys), last)
+            forecast, last = self._counted(stage, section, rows, unknown)
+            most = forecast.most
+        self._extents[stage.outs[0]] = most
         if not section.actors:
             return None
-        bound = Bound.EXACT if forecast.complete else Bound.AT_LEAST
-        by_teacher: dict[str, list[Question]] = {}
-        for question in forecast.missing:
-            by_teacher.setdefault(section.actors[question.ask.to].name, []).append(question)
-        costs = [self._cost(name, len(some), some) for name, some in by_teacher.items()]
-        return self._asks(section, stage, bound, forecast.num_calls, _counts(forecast, last), costs)
+        missing = forecast.missing if forecast else ()
+        # What a model was asked that is built anew may be stored, if it comes out as it was.
+        sure = [question for question in missing if question.ask.to not in unknown] if one.status is Status.STALE else []
+        counts = _counts(forecast, last) if forecast and not unknown else None
+        costs = self._costs(section, sure, 0) if most.asks is None else self._costs(section, missing, most.asks - len(missing))
+        return self._asks(one, sorted({use.name for use in section.actors.values()}), len(sure), most.asks, counts, costs)
+
+    def _rows(self, section: ElicitSection) -> Sequence[Row] | None:
+        """Return the rows that a stage is given, or None where they are not there yet."""
+        if not section.rows:
+            return list(section.seeds.rows(self.root)) if section.seeds else []
+        if section.rows not in self._on_disk:
+            return None
+        found: list[Row] = records.read_dataset(self.root / section.rows, records.Row)
+        return found
 
     def _models(self, use: TeacherUse) -> list[str]:
         """Return the models of this project's phases that an actor is: they are in the keys of its answers by their content."""
@@ -137,75 +167,70 @@ class Forecaster:
         makers = [one for one in self.planned if path in one.stage.outs]
         return all(one.status is Status.FRESH for one in makers)
 
-    def _bounded(self, stage: Stage, section: ElicitSection, num_rows: int | None = None) -> Asks:
-        num_rows = self._most_rows.get(section.rows) if num_rows is None else num_rows
-        if num_rows is None:
-            return self._asks(section, stage, Bound.UNKNOWN, 0, None, [])
-        with Store.open(self.store_dir, read_only=True) as store:
-            last = store.last_run(stage.name)
-        asked = [len(keys) for keys in (last or {}).values()]
-        asking = [operator for operator in section.operators if operator.needs]
-        per_row = max(math.ceil(sum(asked) / len(asked)) if asked else 0, sum(len(operator.actors) for operator in asking))
-        self._most_rows[stage.outs[0]] = self._rows_out(stage, num_rows, last)
-        # Which of several teachers is asked how often is not known here: the dearest bounds it.
-        costs = [self._cost(use.name, num_rows * per_row, None, section) for use in section.actors.values()]
-        return self._asks(
-            section,
-            stage,
-            Bound.UP_TO,
-            num_rows * per_row,
-            None,
-            [max(costs, key=lambda cost: (cost.usd, cost.prompt_tokens + cost.answer_tokens))],
-        )
-
-    def _rows_out(self, stage: Stage, num_rows: int, last: Mapping[str, Sequence[str]] | None) -> int | None:
-        """Return how many rows a stage makes of `num_rows` at most, by what it made of a row last time."""
-        before = _num_rows(_bytes(self.root / stage.outs[0] / records.MANIFEST))
-        return None if before is None or not last else num_rows * max(1, math.ceil(before / len(last)))
-
     def _note_rows(self, one: Planned) -> None:
         """Note how many rows the stage's outputs hold after the build, where that is known or bounded."""
         for path, digest in one.outs.items():
             if digest is not None:
-                self._most_rows[path] = _num_rows(self.cache.read(digest, records.MANIFEST))
+                self._extents[path] = Extent(_num_rows(self.cache.read(digest, records.MANIFEST)), asks=0)
                 if one.status is Status.FRESH:
                     self._on_disk.add(path)
             elif one.stage.step == "select":
-                self._most_rows[path] = self._most_rows.get(str(one.stage.section["rows"]))
+                self._extents[path] = self._extents.get(str(one.stage.section["rows"]), Extent())
 
-    def _counted(self, stage: Stage, section: ElicitSection, rows: Sequence[Row]) -> tuple[Forecast, dict[str, list[str]] | None]:
+    def _counted(
+        self, stage: Stage, section: ElicitSection, rows: Sequence[Row], unknown: Collection[str]
+    ) -> tuple[Forecast, dict[str, list[str]] | None]:
         with Store.open(self.store_dir, read_only=True) as store:
-            forecast, last = missing_asks(section, rows, store, self.root), store.last_run(stage.name)
+            forecast, last = missing_asks(section, rows, store, self.root, unknown), store.last_run(stage.name)
         if forecast.missing and last is None and stage.name in self.built:
             # Built, but not here: the paid answers came with `dvc pull`. The stage would take them in; so does this.
             from kdbuild.rows.refill import refill as take_in
 
             with Store.open(self.store_dir) as store:
-                take_in(store, self.root, lambda: [q.asked for q in missing_asks(section, rows, store, self.root).missing])
-                forecast = missing_asks(section, rows, store, self.root)
+                take_in(store, self.root, lambda: [q.asked for q in missing_asks(section, rows, store, self.root, unknown).missing])
+                forecast = missing_asks(section, rows, store, self.root, unknown)
         return forecast, last
 
     def _asks(
-        self, section: ElicitSection, stage: Stage, bound: Bound, num_calls: int, rows: RowCounts | None, costs: Sequence[Cost]
+        self, one: Planned, teachers: Sequence[str], least: int, most: int | None, rows: RowCounts | None, costs: Sequence[Cost]
     ) -> Asks:
-        names = sorted({use.name for use in section.actors.values()})
-        prices = [price for name in names if (price := self.prices.get(name))]
-        priced = any(price.prompt_usd_per_mtok > 0 or price.answer_usd_per_mtok > 0 for price in prices)
-        prompt, answer = sum(cost.prompt_tokens for cost in costs), sum(cost.answer_tokens for cost in costs)
-        return Asks(stage.name, ", ".join(names), bound, num_calls, rows, prompt, answer, sum(cost.usd for cost in costs), priced)
+        prices = [price for name in teachers if (price := self.prices.get(name))]
+        return Asks(
+            stage=one.stage.name,
+            teacher=", ".join(teachers),
+            bound=bound_of(least, most),
+            num_calls=least if most is None else most,
+            least_calls=least,
+            most_calls=most,
+            rows=rows,
+            prompt_tokens=sum(cost.prompt_tokens for cost in costs),
+            answer_tokens=sum(cost.answer_tokens for cost in costs),
+            usd=sum(cost.usd for cost in costs),
+            priced=any(price.prompt_usd_per_mtok > 0 or price.answer_usd_per_mtok > 0 for price in prices),
+        )
 
-    def _cost(self, teacher: str, num_calls: int, questions: Sequence[Question] | None, section: ElicitSection | None = None) -> Cost:
+    def _costs(self, section: ElicitSection, questions: Sequence[Question], num_more: int) -> list[Cost]:
+        """Return what these questions take, and so many more of which no more is known."""
+        by_teacher: dict[str, list[Question]] = {}
+        for question in questions:
+            by_teacher.setdefault(section.actors[question.ask.to].name, []).append(question)
+        costs = [
+            self._cost(name, len(some), _characters(some), sum(q.ask.max_new_tokens for q in some)) for name, some in by_teacher.items()
+        ]
+        if num_more:
+            # Which of several teachers is asked how often is not known here: the dearest bounds it. A question that is not known either
+            # is taken to be as long as the others are, or as its answer may be.
+            limit = max((int(getattr(operator, "max_new_tokens", 0)) for operator in section.operators), default=0)
+            mean = _characters(questions) / len(questions) if questions else limit * _CHARACTERS_PER_TOKEN
+            more = [self._cost(use.name, num_more, mean * num_more, limit * num_more) for use in section.actors.values()]
+            costs.append(max(more, key=lambda cost: (cost.usd, cost.prompt_tokens + cost.answer_tokens)))
+        return costs
+
+    def _cost(self, teacher: str, num_calls: int, characters: float, answer_tokens: int) -> Cost:
         """Return what `num_calls` calls of a teacher take: by the mean of its calls so far, else by the questions and their limits."""
-        past = self._past.get(teacher)
+        past, prompt, answer = self._past.get(teacher), math.ceil(characters / _CHARACTERS_PER_TOKEN), answer_tokens
         if past is not None and past.num_calls:
             prompt, answer = (math.ceil(n / past.num_calls * num_calls) for n in (past.num_prompt_tokens, past.num_new_tokens))
-        elif questions is not None:
-            characters = sum(len(message.content) for question in questions for message in question.ask.messages)
-            prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
-            answer = sum(question.ask.max_new_tokens for question in questions)
-        else:
-            limits = [int(getattr(operator, "max_new_tokens", 0)) for operator in section.operators] if section else []
-            prompt, answer = 0, max(limits, default=0) * num_calls
         price = self.prices.get(teacher)
         usd = (prompt * price.prompt_usd_per_mtok + answer * price.answer_usd_per_mtok) / 1e6 if price else 0.0
         return Cost(prompt, answer, usd)
@@ -221,22 +246,29 @@ class Forecaster:
 
 
 def _counts(forecast: Forecast, last: Mapping[str, Sequence[str]] | None) -> RowCounts:
-    waiting, before = {question.ask.row for question in forecast.missing}, last or {}
-    served = {row for row, keys in forecast.keys.items() if row not in waiting and (last is None or list(before.get(row, ())) == keys)}
-    new = {row for row in forecast.keys if row not in before} - served
-    changed = set(forecast.keys) - served - new
-    return RowCounts(len(new), len(changed), len(set(before) - set(forecast.keys)), len(served))
+    before, new, changed = last or {}, 0, 0
+    for row, keys in forecast.keys.items():
+        is_new = row not in before if last is not None else row in forecast.waiting
+        new += is_new
+        changed += not is_new and last is not None and (row in forecast.waiting or not _as_before(keys, before[row], forecast))
+    return RowCounts(new, changed, len(set(before) - set(forecast.keys)), len(forecast.keys) - new - changed)
+
+
+def _as_before(keys: Sequence[str], before: Sequence[str], forecast: Forecast) -> bool:
+    # What later operators ask about a row is not known while others wait for an answer in its pool.
+    return set(keys) == set(before) if forecast.complete else set(keys) <= set(before)
+
+
+def _characters(questions: Sequence[Question]) -> int:
+    return sum(len(message.content) for question in questions for message in question.ask.messages)
+
+
+def _limits(questions: Sequence[Question]) -> int:
+    return sum(question.ask.max_new_tokens for question in questions)
 
 
 def _num_rows(manifest: bytes | None) -> int | None:
     try:
         return int(json.loads(manifest or b"")["num_rows"])
     except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _bytes(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
         return None

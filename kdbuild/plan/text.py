@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kdbuild.plan.asks import Asks, Bound
+from kdbuild.plan.asks import Asks, Bound, bound_of
 from kdbuild.plan.causes import Reason
 from kdbuild.plan.planner import Planned, Status
 from kdbuild.plan.whole import Plan
@@ -39,14 +39,30 @@ def totals(plan: Plan) -> str:
     extra = [f"{maybe} that may"] if maybe else []
     extra += [f"{restorable} restored from the cache"] if restorable else []
     stages = f"{_number(stale, 'stage')} to run" + "".join(f", {part}" for part in extra)
-    return f"{stages}; {_calls(plan.num_calls, plan.bound)}{_cost(plan)}"
+    return f"{stages}; {calls(plan.least_calls, plan.most_calls)}{_cost(plan)}"
 
 
 def _cost(plan: Plan) -> str:
     if not plan.num_calls:
         return ""
     tokens = sum(one.prompt_tokens + one.answer_tokens for one in plan.asks)
-    return f" (about {tokens:,} tokens, {money(sum(one.usd for one in plan.asks))})"
+    return f" ({about(plan.bound)} {tokens:,} tokens, {money(sum(one.usd for one in plan.asks))})"
+
+
+def paid_for(plan: Plan) -> tuple[str, str] | None:
+    """Return whom the build asks for money, and for how much; None where it asks nobody who costs any."""
+    paid = [asks for asks in plan.asks if asks.priced and asks.most_calls != 0]
+    if not paid:
+        return None
+    most = None if any(asks.most_calls is None for asks in paid) else sum(asks.most_calls or 0 for asks in paid)
+    bound = bound_of(sum(asks.least_calls for asks in paid), most)
+    what = "an amount that is not known yet" if bound is Bound.UNKNOWN else f"{about(bound)} {money(sum(asks.usd for asks in paid))}"
+    return ", ".join(sorted({asks.teacher for asks in paid})), what
+
+
+def about(bound: Bound) -> str:
+    """Return the words before an estimate that goes with a number of calls."""
+    return "about" if bound is Bound.EXACT else f"{bound.value} about"
 
 
 def money(usd: float) -> str:
@@ -54,18 +70,23 @@ def money(usd: float) -> str:
     return f"${usd:.2f}" if usd >= 1 or not usd else f"${usd:.2g}"
 
 
-def _calls(num_calls: int, bound: Bound) -> str:
+def calls(least: int, most: int | None) -> str:
+    """Return a number of calls in words: exact, from the least to the most, up to the most, at least the least, or unknown."""
+    bound = bound_of(least, most)
     if bound is Bound.UNKNOWN:
-        return f"teacher calls not known before its rows are there{f', {num_calls} known so far' if num_calls else ''}"
-    return f"{'' if bound is Bound.EXACT else f'{bound.value} '}{_number(num_calls, 'teacher call')}"
+        return "an unknown number of teacher calls"
+    if most is None:
+        return f"at least {_number(least, 'teacher call')}"
+    between = "" if bound is Bound.EXACT else f"{least:,} to " if least else "up to "
+    return f"{between}{_number(most, 'teacher call')}"
 
 
 def _asked(asks: Asks) -> str:
-    calls = f"asks {asks.teacher}: {_calls(asks.num_calls, asks.bound)}"
+    asked = f"asks {asks.teacher}: {calls(asks.least_calls, asks.most_calls)}"
     if asks.rows is None:
-        return calls
+        return asked
     rows = asks.rows
-    return f"{calls}; rows: {rows.new} new, {rows.changed} changed, {rows.removed} removed, {rows.reused} reused"
+    return f"{asked}; rows: {rows.new} new, {rows.changed} changed, {rows.removed} removed, {rows.reused} reused"
 
 
 def _causes(one: Planned) -> Iterator[str]:

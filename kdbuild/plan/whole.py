@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import configparser
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,16 @@ from typing import Any
 from kdbuild.compile import write
 from kdbuild.compile.project import Project
 from kdbuild.compile.stages import Stage
+from kdbuild.elicitors._extent import plus
 from kdbuild.errors import SpecError, StageError
 from kdbuild.kinds import nearest
 from kdbuild.plan import lockfile, state
-from kdbuild.plan.asks import Asks, Bound, Forecaster
+from kdbuild.plan.asks import Asks, Bound, Forecaster, bound_of
 from kdbuild.plan.hashes import Hashes
 from kdbuild.plan.planner import Planned, Planner, Status, in_order, makers_of, upstream_of
 from kdbuild.plan.runcache import RunCache
 from kdbuild.rows import place
+from kdbuild.spec import layout
 
 SCHEMA = "kdbuild-plan/1"
 """Raised when a field of the JSON changes its meaning or goes away."""
@@ -46,17 +48,27 @@ class Plan:
         return not self.rewrites and all(one.status is Status.FRESH for one in self.planned)
 
     @property
-    def num_calls(self) -> int:
-        """Teacher calls, as far as known."""
-        return sum(asks.num_calls for asks in self.asks)
+    def least_calls(self) -> int:
+        """Teacher calls that are sure."""
+        return sum(asks.least_calls for asks in self.asks)
+
+    @property
+    def most_calls(self) -> int | None:
+        """The most teacher calls; None where nothing bounds them."""
+        found: int | None = 0
+        for asks in self.asks:
+            found = plus(found, asks.most_calls)
+        return found
 
     @property
     def bound(self) -> Bound:
-        """How sure the number of calls is: as sure as its least sure part."""
-        bounds = {asks.bound for asks in self.asks}
-        if Bound.UNKNOWN in bounds or {Bound.AT_LEAST, Bound.UP_TO} <= bounds:
-            return Bound.UNKNOWN
-        return next((bound for bound in (Bound.AT_LEAST, Bound.UP_TO) if bound in bounds), Bound.EXACT)
+        """What `num_calls` says."""
+        return bound_of(self.least_calls, self.most_calls)
+
+    @property
+    def num_calls(self) -> int:
+        """Teacher calls: the most where there is one, else the least."""
+        return self.least_calls if self.most_calls is None else self.most_calls
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as plain values."""
@@ -70,6 +82,8 @@ class Plan:
                 **{status.value: sum(one.status is status for one in self.planned) for status in Status},
                 "num_calls": self.num_calls,
                 "bound": self.bound.value,
+                "least_calls": self.least_calls,
+                "most_calls": self.most_calls,
                 "prompt_tokens": sum(one.prompt_tokens for one in self.asks),
                 "answer_tokens": sum(one.answer_tokens for one in self.asks),
                 "cost_usd": sum(one.usd for one in self.asks),
@@ -102,14 +116,13 @@ def require_dvc(root: Path) -> None:
         ) from None
 
 
-def make(root: Path, project: Project, specs: Sequence[str] = (), *, exact: bool = False) -> Plan:
+def make(root: Path, project: Project, specs: Sequence[str] = ()) -> Plan:
     """Return the plan of the project, or of the named specs and what they need.
 
     Args:
         root: the project's folder.
         project: its specs, compiled in memory.
         specs: names; none: all.
-        exact: count the rows of data sets too, which imports pyarrow.
 
     Raises:
         EditedByHand: dvc.yaml is not what kdbuild wrote.
@@ -119,14 +132,38 @@ def make(root: Path, project: Project, specs: Sequence[str] = (), *, exact: bool
     require_dvc(root)
     write.refuse_edited(root)
     texts = write.generated(project)
+    if project.broken:
+        del texts["dvc.yaml"]  # it keeps the stages of the specs that are left out: nothing can be written in their place
     lock, cache = lockfile.read(root), RunCache(place.cache_dir(root))
     hashes = Hashes(root, state.folder(root) / "hashes.json")
     stages = closure(project.stages, specs)
+    _refuse_broken_inputs(project, stages)
     planned = tuple(Planner(stages, lock, hashes, cache, texts).plan())
     hashes.save()
-    rewrites = tuple(path for path, text in texts.items() if _read(root / path) != text)
-    asks = tuple(_forecasts(root, project, planned, cache, lock, exact))
+    rewrites = tuple(_rewrites(root, texts, stages))
+    asks = tuple(_forecasts(root, project, planned, cache, lock))
     return Plan(planned, asks, rewrites, tuple(_watched(root, stages, lock, cache)))
+
+
+def _rewrites(root: Path, texts: Mapping[str, str], stages: Sequence[Stage]) -> Iterator[str]:
+    yield from (path for path, text in texts.items() if _read(root / path) != text)
+    if "dvc.yaml" not in texts and not write.is_written(root, stages):
+        yield "dvc.yaml"
+
+
+def _refuse_broken_inputs(project: Project, stages: Sequence[Stage]) -> None:
+    made = set(makers_of(stages))
+    for stage in stages:
+        for _, path in stage.deps:
+            spec = next((name for name in project.broken if path.startswith(f"{layout.ARTIFACTS}/{name}/") and path not in made), None)
+            if spec is not None:
+                raise SpecError(f"specs/{stage.spec}.yaml reads {path}, and specs/{spec}.yaml is not valid:\n\n{project.broken[spec]}")
+
+
+def left_out(project: Project) -> Iterator[str]:
+    """Yield a line for each spec that is not valid, and so is no part of a plan."""
+    for name in sorted(project.broken):
+        yield f"specs/{name}.yaml is left out: it is not valid (`kdbuild check {name}` says why)"
 
 
 def closure(stages: Sequence[Stage], specs: Iterable[str]) -> list[Stage]:
@@ -149,12 +186,12 @@ def closure(stages: Sequence[Stage], specs: Iterable[str]) -> list[Stage]:
     return in_order(list(found.values()), makers)
 
 
-def _forecasts(root: Path, project: Project, planned: Sequence[Planned], cache: RunCache, built: Container[str], exact: bool) -> list[Asks]:
-    if not any(one.stage.step == "elicit" and one.status in (Status.STALE, Status.MAYBE) for one in planned):
+def _forecasts(root: Path, project: Project, planned: Sequence[Planned], cache: RunCache, built: Container[str]) -> list[Asks]:
+    if not any(one.stage.section.get("actors") and one.status in (Status.STALE, Status.MAYBE) for one in planned):
         return []
     folder = place.store_dir(root, project.params.runtime.rows_dir)
     prices = {name: teacher.price for name, teacher in project.params.teachers.items()}
-    return list(Forecaster(root, folder, prices, planned, cache, built, exact).all())
+    return list(Forecaster(root, folder, prices, planned, cache, built).all())
 
 
 def _watched(root: Path, stages: Sequence[Stage], lock: dict[str, lockfile.Entry], cache: RunCache) -> Iterable[str]:

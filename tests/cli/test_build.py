@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +94,111 @@ def test_a_failing_stage_is_named(edited):
     done = edited.kdbuild("build", code=1)
     assert "error: stage a_sft_elicit failed\n" in done.text
     assert "Traceback" not in done.text
+
+
+TWO_PHASES = """\
+target: {skill: testing}
+teacher: asked
+seeds: {kind: dataset, path: specs/seeds/s.jsonl}
+phases:
+  first:
+    elicit: [{kind: label, max_new_tokens: 12}]
+    select: [{kind: exact-dedup}]
+  second:
+    elicit: [{kind: label, max_new_tokens: 12, system: "Once more.", by: other}]
+"""
+
+
+def test_the_stage_that_failed_is_named_not_the_first_that_waits(edited):
+    # The first spec waits for nothing that failed; the second's second phase fails, and DVC goes on to no other stage.
+    edited.edit("params.yaml", "{kind: fake}\n", "{kind: fake}\n  other: {kind: fake, model: other, fail_frac: 1.0}\n")
+    edited.write("specs/a0.yaml", TWO_PHASES)
+    edited.write("specs/c.yaml", SPEC.replace("briefly", "at once"))
+    done = edited.kdbuild("build", code=1)
+    assert "a0_first_select" in done.ran
+    assert "error: stage a0_second_elicit failed\n" in done.text
+    done = edited.kdbuild("build", "c", "a0", code=1)
+    assert "error: stage a0_second_elicit failed\n" in done.text
+    for name in ("a0", "c"):
+        (edited.root / f"specs/{name}.yaml").unlink()
+
+
+def test_a_stage_that_is_killed_is_named(edited):
+    edited.edit("specs/b.yaml", "Answer well.", "Answer slowly.")
+    edited.edit("params.yaml", "{kind: fake}", "{kind: fake, latency_s: 60}")
+    command = [sys.executable, "-m", "kdbuild", "build", "b"]
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # noqa: PTH120
+    process = subprocess.Popen(command, cwd=edited.root, env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stage = _child_with(process.pid, b"kdbuild\0stage\0elicit")
+    _wait_until_it_runs(stage)
+    os.kill(stage, signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert b"error: stage b_sft_elicit failed\n" in said
+
+
+def _wait_until_it_runs(stage: int) -> None:
+    env = dict(line.partition("=")[::2] for line in (Path("/proc") / str(stage) / "environ").read_text().split("\0"))
+    note = Path(env["KDBUILD_RUNNING"])
+    while not (note.exists() and note.read_text()):
+        time.sleep(0.1)
+
+
+def _child_with(parent: int, words: bytes) -> int:
+    """Wait for a process below `parent` whose command line holds `words`."""
+    for _ in range(600):
+        below = {parent}
+        for pid in sorted(int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+            try:
+                if int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1]) in below:
+                    below.add(pid)
+                    if words in (Path("/proc") / str(pid) / "cmdline").read_bytes():
+                        return pid
+            except OSError:
+                continue
+        time.sleep(0.1)
+    raise AssertionError("the stage never began")
+
+
+# --- specs that are not valid ---------------------------------------------------------------------------------------------
+
+
+def test_a_broken_spec_does_not_stop_the_others(edited):
+    edited.edit("specs/a.yaml", "label", "lable")
+    edited.edit("specs/b.yaml", "max_new_tokens: 12", "max_new_tokens: 9")
+    said = "specs/a.yaml is left out: it is not valid (`kdbuild check a` says why)\n"
+    assert "Did you mean `label`?" in edited.kdbuild("plan", code=1).text
+    assert "Did you mean `label`?" in edited.kdbuild("build", "a", code=1).text
+    plan = edited.kdbuild("plan", "b", code=2).text
+    assert said in plan
+    assert "operators.0.max_new_tokens: 12 -> 9" in plan
+    before = edited.read("dvc.yaml")
+    done = edited.kdbuild("build", "b")
+    assert said in done.text
+    assert {"b_compile", "b_sft_elicit"} <= done.ran
+    assert edited.read("dvc.yaml") == before
+    assert edited.kdbuild("plan", "b").text.endswith("nothing to do\n")
+
+
+def test_stages_that_were_never_compiled_wait_for_the_broken_spec(edited):
+    edited.edit("specs/a.yaml", "label", "lable")
+    edited.write("specs/c.yaml", SPEC.replace("briefly", "at once"))
+    assert "c_sft_elicit" in edited.kdbuild("plan", "c", code=2).text
+    said = edited.kdbuild("build", "c", code=1).text
+    assert "the stages of c are not in dvc.yaml yet, which cannot be written while specs/a.yaml is not valid" in said
+    (edited.root / "specs/c.yaml").unlink()
+
+
+def test_a_spec_that_reads_a_broken_one_says_so(edited):
+    train = "train: {num_epochs: 1, learning_rate: 1.0e-3, batch_tokens: 64}"
+    more = f"  kl:\n    data: [{{from: a/sft}}]\n    objective: {{kind: sft}}\n    {train}\n"
+    student = "student: {kind: causal-lm, init: {from: teacher, layers: 1}}\nphases:\n"
+    edited.write("specs/c.yaml", SPEC.replace("phases:\n", student) + more)
+    edited.edit("specs/a.yaml", "label", "lable")
+    done = edited.kdbuild("plan", "c", code=1)
+    assert "names spec `a`" in done.text or "specs/a.yaml" in done.text
+    assert "Traceback" not in done.text
+    (edited.root / "specs/c.yaml").unlink()
 
 
 def test_dvc_yaml_edited_by_hand(edited):

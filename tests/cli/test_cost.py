@@ -92,7 +92,24 @@ def test_final_failures_are_asked_again_by_retry_only(project):
     again = calls(project, "shaky")
     assert len(again) == num_failed
     assert set(again) < set(asked)
-    assert "has not been built here" in project.kdbuild("retry", "a_two_elicit", code=1).text
+    said = project.kdbuild("retry", "a_two_elicit", code=1).text
+    assert said == "error: no stage named `a_two_elicit`. Did you mean `a_one_elicit`?\n\nhint: stages that ask: a_one_elicit\n"
+    project.write("specs/b.yaml", text)
+    project.kdbuild("compile")
+    assert "stage `b_one_elicit` has not been built here" in project.kdbuild("retry", "b_one_elicit", code=1).text
+
+
+def test_a_stage_that_is_not_there_is_an_error(project):
+    project.write("specs/a.yaml", spec("  one:\n    elicit: [{kind: label}]\n  two:\n    elicit: [{kind: label, max_new_tokens: 9}]\n"))
+    project.kdbuild("compile")
+    assert project.kdbuild("cost", "a_one_elicit").text == "nothing was asked yet\n"
+    said = project.kdbuild("cost", "a_one", code=1).text
+    assert said == "error: no stage named `a_one`, which begins the names of others\n\nhint: stages that ask: a_one_elicit\n"
+    said = project.kdbuild("cost", "a_tow_elicit", code=1).text
+    assert (
+        said == "error: no stage named `a_tow_elicit`. Did you mean `a_two_elicit`?\n\nhint: stages that ask: a_one_elicit, a_two_elicit\n"
+    )
+    assert "name no stage with it" in project.kdbuild("cost", "--rows", "a_one_elicit", code=1).text
 
 
 def test_the_student_answers_as_the_phase_before_left_it(project):

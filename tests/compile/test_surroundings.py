@@ -129,3 +129,21 @@ def test_a_bad_row_is_told_with_its_own_line(root: Path) -> None:
 def test_a_large_seed_file_is_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings, "MAX_COUNTED_BYTES", 10)
     assert seed_problems(root, "not JSON at all\n") == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "path", "text"),
+    [
+        ({"kind": "topics"}, "specs/seeds/t.yaml", "label: good\n"),
+        ({"kind": "topics"}, "specs/seeds/t.yml", "- [1\n"),
+        ({"kind": "topics"}, "specs/seeds/t.txt", "\n\n"),
+        ({"kind": "api"}, "specs/seeds/t.py", "def f(:\n"),
+        ({"kind": "api"}, "specs/seeds/t.yaml", "- {description: no name}\n"),
+    ],
+)
+def test_a_bad_file_of_any_text_format_is_found(root: Path, seeds: dict, path: str, text: str) -> None:
+    (root / path).write_text(text)
+    of = spec({"sft": {"elicit": [{"kind": "curate"}]}}, seeds={**seeds, "path": path})
+    ((message, severity),) = [(p.message, p.severity) for p in surroundings.seed_rows(root, of)]
+    assert severity == "error"
+    assert path in message

@@ -10,6 +10,7 @@ import pytest
 from kdbuild import kinds, records
 from kdbuild.elicitors import Elicitor, Scene, _reads
 from kdbuild.elicitors._asking import Asking
+from kdbuild.elicitors._extent import Extent
 from kdbuild.errors import StageError
 from kdbuild.records import Message, Row
 from kdbuild.rows.conversations import Setting, Talks, start
@@ -244,3 +245,12 @@ def test_identity_reads_back(elicitor):
 def test_it_names_the_block_it_implements(elicitor):
     assert elicitor.block is not None
     assert elicitor.block.split(".")[0] in ("gen", "op")
+
+
+def test_no_more_is_asked_and_made_than_it_promises(elicitor, tmp_path):
+    talks, calls = run(elicitor, ROWS, tmp_path)
+    most = _ensemble.most(elicitor, Extent.of(ROWS))
+    assert most.asks is None or len(calls) <= most.asks
+    assert most.rows is None or len(talks.rows) <= most.rows
+    assert most.candidates is None or all(len(row.candidates) <= most.candidates for row in talks.rows)
+    assert most.asks == 0 if not elicitor.needs else most.asks != 0
