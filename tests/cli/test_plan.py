@@ -104,6 +104,77 @@ def test_a_knob_touches_the_compile_stages_alone(edited):
     assert plan["totals"]["num_calls"] == 0
 
 
+PHASES = """\
+target: {skill: testing}
+teacher: asked
+seeds: {kind: dataset, path: specs/seeds/s.jsonl}
+phases:
+  sft:
+    elicit:
+      - {kind: label, max_new_tokens: 12}
+    select:
+      - {kind: exact-dedup}
+  pairs:
+    on: sft
+    elicit:
+      - {kind: sample, by: teacher, num_samples: 3, max_new_tokens: 6}
+      - {kind: rank, max_new_tokens: 16}
+      - {kind: pair, best: ranking, worst: ranking}
+"""
+
+
+def test_stages_whose_rows_are_not_there_are_bounded(tmp_path, new_project):
+    project = new_project(tmp_path / "p", {**FILES, "specs/a.yaml": PHASES})
+    plan = _plan(project, code=2)
+    # Six seeds, three samples of each, three pairs of these in both orders.
+    asks = _stage(plan, "a_pairs_elicit")["asks"]
+    assert (asks["bound"], asks["num_calls"], asks["least_calls"], asks["most_calls"]) == ("up to", 54, 0, 54)
+    totals = plan["totals"]
+    assert (totals["bound"], totals["least_calls"], totals["most_calls"]) == ("up to", 6, 60)
+    text = project.kdbuild("plan", code=2).text
+    assert "asks asked: up to 54 teacher calls\n" in text
+    assert "; 6 to 60 teacher calls (up to about " in text
+    said = project.kdbuild("build", code=1).text
+    assert "this build asks asked for up to about $" in said
+    project.kdbuild("build", "--yes")
+    made = project.num_answers()
+    assert 6 + 18 < made <= 60
+
+
+def test_what_nothing_bounds_is_at_least(tmp_path, new_project):
+    text = PHASES.replace(
+        "- {kind: sample", "- {kind: template, each: match, extract: {word: '\\w+'}, prompt: 'Say {{ word }}.'}\n      - {kind: sample"
+    )
+    project = new_project(tmp_path / "p", {**FILES, "specs/a.yaml": text})
+    plan = _plan(project, code=2)
+    asks = _stage(plan, "a_pairs_elicit")["asks"]
+    assert (asks["bound"], asks["num_calls"], asks["most_calls"]) == ("unknown", 0, None)
+    assert (plan["totals"]["bound"], plan["totals"]["num_calls"], plan["totals"]["most_calls"]) == ("at least", 6, None)
+    said = project.kdbuild("plan", code=2).text
+    assert "asks asked: an unknown number of teacher calls\n" in said
+    assert "; at least 6 teacher calls (at least about " in said
+    assert "this build asks asked for at least about $" in project.kdbuild("build", code=1).text
+
+
+def test_rows_are_those_that_a_stage_is_given(tmp_path, new_project):
+    two = "- {kind: rewrite, num_variants: 2, temperature: 1.0, max_new_tokens: 99}\n      - {kind: label, max_new_tokens: 12}"
+    text = FILES["specs/a.yaml"].replace('- {kind: label, max_new_tokens: 12, system: "Answer briefly."}', two)
+    project = new_project(tmp_path / "p", {**FILES, "specs/a.yaml": text})
+    assert _stage(_plan(project, code=2), "a_sft_elicit")["asks"]["rows"] == {"new": 6, "changed": 0, "removed": 0, "reused": 0}
+    project.kdbuild("build", "--yes")
+    rows = [json.loads(line) for line in FILES["specs/seeds/s.jsonl"].splitlines()]
+    rows[1]["prompt"] = "Say something else."
+    project.write("specs/seeds/s.jsonl", "".join(json.dumps(row) + "\n" for row in [*rows[:-1], {"id": "new", "prompt": "Say hello."}]))
+    asks = _stage(_plan(project, code=2), "a_sft_elicit")["asks"]
+    assert asks["rows"] == {"new": 1, "changed": 1, "removed": 1, "reused": 4}
+    # Two variants of two rows, and an answer to each.
+    assert (asks["least_calls"], asks["most_calls"]) == (4, 8)
+    project.write("specs/seeds/s.jsonl", FILES["specs/seeds/s.jsonl"])
+    project.edit("specs/a.yaml", "max_new_tokens: 12", "max_new_tokens: 1")
+    asks = _stage(_plan(project, code=2), "a_sft_elicit")["asks"]
+    assert asks["rows"] == {"new": 0, "changed": 6, "removed": 0, "reused": 0}
+
+
 def test_named_specs(edited):
     edited.write("specs/b.yaml", FILES["specs/a.yaml"].replace("briefly", "well"))
     assert {stage["spec"] for stage in _plan(edited, "specs/b.yaml", code=2)["stages"]} == {"b"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdbuild import kinds, records
-from kdbuild.elicitors import Elicitor, Scene, _reads
+from kdbuild.elicitors import Elicitor, Scene, _ensemble, _reads
 from kdbuild.elicitors._asking import Asking
 from kdbuild.elicitors._extent import Extent
 from kdbuild.errors import StageError

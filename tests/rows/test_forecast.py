@@ -56,7 +56,7 @@ def test_what_a_later_operator_asks_is_known_once_the_first_was_answered(tmp_pat
 
 
 def of(*operators: dict, teachers: tuple[str, ...] = ("teacher",)) -> ElicitSection:
-    uses = {name: {"name": name, "teacher": {"kind": "fake"}, "weights": None} for name in teachers}
+    uses = {name: {"name": name, "teacher": {"kind": "fake", "model": name}, "weights": None} for name in teachers}
     return ElicitSection.model_validate({**section(16).model_dump(), "operators": list(operators), "actors": uses})
 
 
