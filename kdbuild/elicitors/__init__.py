@@ -181,6 +181,11 @@ class Conversing(Kind):
         """What it cannot do without of those it asks; empty for an operator that asks nobody."""
         return frozenset({Signal.TEXT})
 
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Data sets that earlier phases selected, `<phase>` or `<spec>/<phase>`, which it compares with (`scene.pools`)."""
+        return ()
+
     def most(self, given: Extent) -> Extent:
         """Return the most questions that one actor is asked about rows of this extent, in all, and the most rows that come of them.
 

@@ -17,9 +17,9 @@ from kdbuild.elicitors._extent import Extent
 from kdbuild.plan.planner import Planned, Status
 from kdbuild.plan.runcache import RunCache
 from kdbuild.rows.conversations import Question
-from kdbuild.rows.forecast import Forecast, missing_asks, most_asked
+from kdbuild.rows.forecast import AskingSection, Forecast, missing_asks, most_asked
 from kdbuild.rows.store import Spent, Store
-from kdbuild.spec.sections import ElicitSection, TeacherUse
+from kdbuild.spec.sections import ElicitSection, SelectSection, TeacherUse
 from kdbuild.spec.sources import unpinned
 from kdbuild.teachers import Price
 
@@ -126,13 +126,10 @@ class Forecaster:
             self._note_rows(one)
 
     def _of(self, one: Planned) -> Asks | None:
-        if one.stage.step == "elicit":
-            return self._elicit(one)
-        actors = one.stage.section.get("actors") or {}  # scorers ask about rows that this build makes
-        return self._asks(one, sorted({str(use["name"]) for use in actors.values()}), 0, None, None, []) if actors else None
-
-    def _elicit(self, one: Planned) -> Asks | None:
-        stage, section = one.stage, ElicitSection.of(one.stage.section)
+        step = one.stage.step
+        if step not in ("elicit", "select"):
+            return None
+        stage, section = one.stage, (ElicitSection if step == "elicit" else SelectSection).of(one.stage.section)
         unknown = {word for word, use in section.actors.items() if not all(map(self._is_known, self._models(use)))}
         rows, forecast, last = self._rows(section), None, None
         if rows is None:
@@ -140,7 +137,7 @@ class Forecaster:
         else:
             forecast, last = self._counted(stage, section, rows, unknown)
             most = forecast.most
-        self._extents[stage.outs[0]] = most
+        self._extents[stage.outs[0]] = most  # of a select stage: `selected/`
         if not section.actors:
             return None
         missing = forecast.missing if forecast else ()
@@ -150,13 +147,15 @@ class Forecaster:
         costs = self._costs(section, sure, 0) if most.asks is None else self._costs(section, missing, most.asks - len(missing))
         return self._asks(one, sorted({use.name for use in section.actors.values()}), len(sure), most.asks, counts, costs)
 
-    def _rows(self, section: ElicitSection) -> Sequence[Row] | None:
-        """Return the rows that a stage is given, or None where they are not there yet."""
-        if not section.rows:
+    def _rows(self, section: AskingSection) -> Sequence[Row] | None:
+        """Return the rows that a stage asks about, or None where they are not there yet."""
+        if isinstance(section, ElicitSection) and not section.rows:
             return list(section.seeds.rows(self.root)) if section.seeds else []
         if section.rows not in self._on_disk:
             return None
         found: list[Row] = records.read_dataset(self.root / section.rows, records.Row)
+        if isinstance(section, SelectSection) and not section.num_complete:
+            return [row for row in found if not records.is_held_out(row, section.held_out_frac)]
         return found
 
     def _models(self, use: TeacherUse) -> list[str]:
@@ -178,7 +177,7 @@ class Forecaster:
                 self._extents[path] = self._extents.get(str(one.stage.section["rows"]), Extent())
 
     def _counted(
-        self, stage: Stage, section: ElicitSection, rows: Sequence[Row], unknown: Collection[str]
+        self, stage: Stage, section: AskingSection, rows: Sequence[Row], unknown: Collection[str]
     ) -> tuple[Forecast, dict[str, list[str]] | None]:
         with Store.open(self.store_dir, read_only=True) as store:
             forecast, last = missing_asks(section, rows, store, self.root, unknown), store.last_run(stage.name)
@@ -209,7 +208,7 @@ class Forecaster:
             priced=any(price.prompt_usd_per_mtok > 0 or price.answer_usd_per_mtok > 0 for price in prices),
         )
 
-    def _costs(self, section: ElicitSection, questions: Sequence[Question], num_more: int) -> list[Cost]:
+    def _costs(self, section: AskingSection, questions: Sequence[Question], num_more: int) -> list[Cost]:
         """Return what these questions take, and so many more of which no more is known."""
         by_teacher: dict[str, list[Question]] = {}
         for question in questions:

@@ -16,7 +16,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "num_new_tokens": (int,),
     "failed": (str, type(None)),
 }
-_MORE: dict[str, tuple[type, ...]] = {"logprobs": (list,), "logprob": (float, int), "payload": (str,)}
+_MORE: dict[str, tuple[type, ...]] = {
+    "logprobs": (list,),
+    "num_choice_tokens": (list,),
+    "logprob": (float, int),
+    "payload": (str,),
+}
 """Written only where a teacher gives them."""
 
 
@@ -24,7 +29,8 @@ def encode(answer: Answer) -> str:
     """Return an answer as canonical JSON; its payload stands there in base 64."""
     values = {name: getattr(answer, name) for name in _TYPES}
     payload = b64encode(answer.payload).decode("ascii") if answer.payload else None
-    more = {"logprobs": list(answer.logprobs) or None, "logprob": answer.logprob, "payload": payload}
+    lists = {"logprobs": list(answer.logprobs) or None, "num_choice_tokens": list(answer.num_choice_tokens) or None}
+    more = {**lists, "logprob": answer.logprob, "payload": payload}
     return canonical.dumps(values | {name: value for name, value in more.items() if value is not None})
 
 
@@ -40,7 +46,9 @@ def decode(text: str) -> Answer:
         if _TYPES.keys() <= values.keys() <= kinds.keys() and all(type(value) in kinds[name] for name, value in values.items()):
             logprobs = tuple(float(value) for value in values.pop("logprobs", ()))
             payload = b64decode(values.pop("payload", ""), validate=True)
-            return Answer(**values, logprobs=logprobs, payload=payload)
+            counts = tuple(values.pop("num_choice_tokens", ()))
+            if all(type(count) is int and count > 0 for count in counts):
+                return Answer(**values, logprobs=logprobs, num_choice_tokens=counts, payload=payload)
     except (ValueError, TypeError, AttributeError):
         pass
     raise RowError(f"a stored answer is not one: {text[:80]!r}", hint="run `kdbuild doctor`")

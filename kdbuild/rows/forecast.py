@@ -1,4 +1,4 @@
-"""What an elicit stage would ask, found by running its operators against the stored answers. Imports nothing heavy."""
+"""What an elicit or select stage would ask, found by running its operators against the stored answers. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdbuild.elicitors import Elicitor, Scene, _ensemble
+from kdbuild.elicitors import Conversing, Scene, _ensemble
 from kdbuild.elicitors._extent import NOTHING, Extent, plus
 from kdbuild.records import Row
 from kdbuild.rows.conversations import Question, Setting, Talk, Talks, start
 from kdbuild.rows.store import Asked, Store
+from kdbuild.scorers import Judging, _calibration
 from kdbuild.seeds import FEW_SEEDS
-from kdbuild.spec.sections import ElicitSection
+from kdbuild.selectors import Selector
+from kdbuild.spec.sections import ElicitSection, SelectSection
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What an elicit stage would ask now."""
+    """What a stage would ask now."""
 
     missing: tuple[Question, ...]
     """The calls still to be made that are known now, each once: the fewest."""
@@ -40,23 +42,28 @@ class Forecast:
         return self.most.asks == len(self.missing)
 
 
-def setting_of(section: ElicitSection, rows: Sequence[Row], root: Path, embedder: Any = None, unknown: Collection[str] = ()) -> Setting:
+AskingSection = ElicitSection | SelectSection
+
+
+def setting_of(section: AskingSection, rows: Sequence[Row], root: Path, embedder: Any = None, unknown: Collection[str] = ()) -> Setting:
     """Return what the conversations of a stage about `rows` have in common.
 
     `unknown` actors are models that are not there yet: nothing that is stored is an answer of theirs.
     """
     gives = {word: use.teacher.gives for word, use in section.actors.items()}
-    scene = Scene(root, gives=gives, few_seeds=section.from_seeds and len(rows) < FEW_SEEDS, embedder=embedder)
+    few_seeds = isinstance(section, ElicitSection) and section.from_seeds and len(rows) < FEW_SEEDS
+    scene = Scene(root, gives=gives, few_seeds=few_seeds, embedder=embedder)
     identities = {
         word: {"not there yet": word} if word in unknown else use.teacher.answer_identity(root) for word, use in section.actors.items()
     }
     return Setting(scene, identities, section.held_out_frac)
 
 
-def missing_asks(section: ElicitSection, rows: Sequence[Row], store: Store, root: Path, unknown: Collection[str] = ()) -> Forecast:
-    """Return what the elicit stage with this section would ask about `rows`, given what is stored.
+def missing_asks(section: AskingSection, rows: Sequence[Row], store: Store, root: Path, unknown: Collection[str] = ()) -> Forecast:
+    """Return what the elicit or select stage with this section would ask about `rows`, given what is stored.
 
-    Each operator is run on the rows that the stored answers reach; of the others the operators say how much there can be at most.
+    Each operator or scorer is run on the rows that the stored answers reach; of the others they say how much there can be at most. What
+    a selector keeps is not known here: at most all of it.
     `unknown` are the actors that are not there yet.
 
     Raises:
@@ -69,9 +76,18 @@ def missing_asks(section: ElicitSection, rows: Sequence[Row], store: Store, root
     missing: dict[Asked, Question] = {}
     num_asks: int | None = 0
     for operator in section.operators:
-        # What a pool asks is not known before all of it is there, nor what is retrieved without the model, which is not loaded to plan.
-        if operator.needs_embedder or (operator.pooled and open_.rows != 0):
+        # What a pool asks is not known before all of it is there, nor what is retrieved or selected without the model or the other rows,
+        # which are not loaded to plan.
+        is_pool = isinstance(operator, Conversing) and operator.pooled
+        if isinstance(operator, Selector) or operator.needs_embedder or operator.pools or (is_pool and open_.rows != 0):
             rows, open_ = [], open_.and_(Extent.of(rows))
+        if isinstance(operator, Selector):
+            continue
+        if isinstance(operator, Judging):
+            pairs = [row for pair in _calibration.pairs(operator) for row in pair]
+            talks, more = start(operator, pairs, setting, store, allowed_failures=0)
+            missing |= {question.asked: question for question in more}
+            num_asks = plus(num_asks, _still_to_come(operator, talks, more).asks)
         open_ = _ensemble.most(operator, open_)
         num_asks = plus(num_asks, open_.asks)
         if rows:
@@ -89,16 +105,21 @@ def missing_asks(section: ElicitSection, rows: Sequence[Row], store: Store, root
     return Forecast(tuple(missing.values()), most, keys_by_row(given, parts), _waiting(given, parts))
 
 
-def most_asked(operators: Sequence[Elicitor], given: Extent) -> Extent:
+def most_asked(operators: Sequence[Conversing | Selector], given: Extent) -> Extent:
     """Return the most that operators ask about rows of which no more than this is known, and make of them."""
     num_asks: int | None = 0
     for operator in operators:
+        if isinstance(operator, Selector):
+            continue  # it keeps all of them at most
+        if isinstance(operator, Judging):
+            num_pairs = len(_calibration.pairs(operator))
+            num_asks = plus(num_asks, _ensemble.most(operator, Extent(2 * num_pairs, 0, 0)).asks)
         given = _ensemble.most(operator, given)
         num_asks = plus(num_asks, given.asks)
     return replace(given, asks=num_asks)
 
 
-def _still_to_come(operator: Elicitor, talks: Talks, missing: Sequence[Question]) -> Extent:
+def _still_to_come(operator: Conversing, talks: Talks, missing: Sequence[Question]) -> Extent:
     """Return the most that the conversations which wait for answers still ask, and make."""
     live = [talk for talk in talks.talks if talk.result is None]
     most = _ensemble.most(operator, Extent.of([row for talk in live for row in talk.rows]))

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from kdbuild.elicitors import Answered, Conversation, Conversing, Made, Rejected, Scene, side_by_side
+from kdbuild.elicitors._extent import Extent, times
 from kdbuild.records import Row
 from kdbuild.teachers import Ask, Signal
 
@@ -50,6 +51,8 @@ class Scorer(Conversing):
     """Names of its values: `""` is `<name>`, `x` is `<name>.x`."""
     by_candidate: ClassVar[bool] = True
     """Whether candidates are scored one by one; else `score` is given the row with all of them."""
+    asks_each: ClassVar[int | None] = 1
+    """The most questions it asks about a row, or a candidate; None where nothing bounds them."""
     judges: ClassVar[bool] = False
     """Whether it is a model's opinion of answers, whose accuracy on the shipped pairs stands in the report."""
 
@@ -74,10 +77,12 @@ class Scorer(Conversing):
         """The names of all its values among the row's scores."""
         return tuple(self._named(part) for part in self.parts)
 
-    @property
-    def pools(self) -> tuple[str, ...]:
-        """Data sets that earlier phases selected, `<phase>` or `<spec>/<phase>`, which it compares with (`scene.pools`)."""
-        return ()
+    def most(self, given: Extent) -> Extent:
+        """Return the most questions about rows of this extent: `asks_each` a row or candidate, none where it asks nobody."""
+        each = self.asks_each if self.needs else 0
+        asks = times(given.candidates, each) if self.by_candidate else each
+        # A row with an answer has it scored, and not its candidates.
+        return given.each(asks=None if asks is None or each is None else max(asks, each))
 
     @abstractmethod
     def score(self, row: Row, scene: Scene) -> Scoring:

@@ -6,6 +6,7 @@ stage), a folder of the project (`path:`), or a hub name with revision (`hf:`); 
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Annotated
 
 from kdbuild.adaptations import Adaptation
@@ -107,6 +108,18 @@ class SelectSection(Reading):
     """Share of seeds kept from training."""
     accept_failed_frac: float
     """Share of rows that may fail to be scored."""
+
+    @property
+    def operators(self) -> list[Scorer | Selector]:
+        """The steps as they run: as written, but of scorers that follow each other the cheap ones first."""
+        runs = groupby(self.steps, lambda step: isinstance(step, Scorer))
+        return [step for _, run in runs for step in sorted(run, key=lambda step: step.cost if isinstance(step, Scorer) else 0)]
+
+    @property
+    def num_complete(self) -> int:
+        """How many of these steps held-out rows go through: those up to the last selector that gives rows their answer."""
+        ends = [i + 1 for i, step in enumerate(self.operators) if isinstance(step, Selector) and step.completes]
+        return ends[-1] if ends else 0
 
 
 class TrainSection(Reading):

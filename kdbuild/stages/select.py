@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 
 from kdbuild import records
@@ -95,18 +94,17 @@ class _Selection:
         return Asker(job, section.actors, section.accept_failed_frac, setting, store, self._ledger, self.stack)
 
     def run(self) -> None:
-        """Take the steps, in order; of scorers that follow each other the cheap ones first."""
-        steps = list(in_order(self.section.steps))
-        last = max((i for i, step in enumerate(steps) if isinstance(step, Selector) and step.completes), default=-1)
-        if last < 0:
+        """Take the steps, in order."""
+        num_complete = self.section.num_complete
+        if not num_complete:
             self._leave_out_unanswered()
-        for i, step in enumerate(steps):
-            both = i <= last
+        for i, step in enumerate(self.section.operators):
+            both = i < num_complete
             aside = [] if both and (isinstance(step, Scorer) or step.completes) else [row for row in self.rows if row.held_out]
             seen = self.rows if not aside else [row for row in self.rows if not row.held_out]
             kept = self._score(step, seen) if isinstance(step, Scorer) else self._select(step, seen)
             self.rows = sorted([*kept, *aside], key=lambda row: row.id)
-        if last >= 0:
+        if num_complete:
             self._leave_out_unanswered()
         if self._asker is not None:
             self._ledger.rows = keys_by_row([row.id for row in self.rows], self.talks)
@@ -167,12 +165,6 @@ class _Selection:
                 self._note(row)
                 self.dropped.append(Dropped(row.id, selector.kind, verdict.reason, verdict.because_of, verdict.score, _for_people(row)))
         return kept
-
-
-def in_order(steps: Sequence[Scorer | Selector]) -> Iterator[Scorer | Selector]:
-    """Yield the steps as they run: as written, but of scorers that follow each other the cheap ones first."""
-    for _, run in groupby(steps, lambda step: isinstance(step, Scorer)):
-        yield from sorted(run, key=lambda step: step.cost if isinstance(step, Scorer) else 0)
 
 
 def _pool(job: Job, path: str) -> list[Row]:
