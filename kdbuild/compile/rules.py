@@ -57,6 +57,7 @@ def rule(function: Rule) -> Rule:
 SIGNAL_WORDS = {
     Signal.TEXT: "text",
     Signal.CHOICES: "log-probabilities of given answers",
+    Signal.LIKELIHOOD: "the likelihood of whole texts",
     Signal.TOP_K: "log-probabilities of the likeliest tokens",
     Signal.LOGITS: "logits",
     Signal.HIDDEN: "hidden states",

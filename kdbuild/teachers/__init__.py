@@ -27,6 +27,8 @@ class Signal(StrEnum):
     """Text it writes."""
     CHOICES = "choices"
     """Log-probabilities of given answers."""
+    LIKELIHOOD = "likelihood"
+    """Log-probability and number of tokens of a whole text of any length, after a conversation or on its own."""
     TOP_K = "top-k"
     """The likeliest tokens at each position of a text it reads, with their log-probabilities."""
     LOGITS = "logits"
@@ -53,6 +55,10 @@ class Operation(StrEnum):
     """Say how likely each of some given answers is."""
     READ = "read"
     """Read the answer that the messages hold, and give signals of its tokens."""
+
+
+_CHOOSE_FORMAT = 2
+"""Raised when more, or something else, is said of given answers: 2 since their tokens are counted."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,11 @@ class Ask:
     stop: tuple[str, ...] = ()
     """The answer ends, by itself, before the first of these texts."""
     choices: tuple[str, ...] = ()
-    """Given answers: the question is how likely each is (`Answer.logprobs`), and nothing is written."""
+    """Given answers: the question is how likely each is (`Answer.logprobs`), and nothing is written.
+
+    A single one is a text whose likelihood is wanted, of any length. Where `messages` has no user's turn, nothing stands before it: it is
+    read after the model's first token alone (BOS, else EOS), without the chat template.
+    """
     reading: Reading | None = None
     """Signals wanted of the trained turns that `messages` holds (`Answer.payload`); nothing is written."""
 
@@ -105,10 +115,17 @@ class Ask:
         return Operation.CHOOSE if self.choices else Operation.GENERATE
 
     @property
+    def is_conditioned(self) -> bool:
+        """Whether a conversation stands before the given answers."""
+        return any(message.role == "user" for message in self.messages)
+
+    @property
     def needs(self) -> Signal:
         """The signal that a teacher must give to answer it."""
+        if self.operation is Operation.CHOOSE:
+            return Signal.CHOICES if self.is_conditioned and len(self.choices) > 1 else Signal.LIKELIHOOD
         if self.reading is None:
-            return Signal.CHOICES if self.choices else Signal.TEXT
+            return Signal.TEXT
         return {"full": Signal.LOGITS, "sampled": Signal.LOGITS, "top-k": Signal.TOP_K, "hidden": Signal.HIDDEN}[self.reading.form]
 
     @property
@@ -133,7 +150,7 @@ class Ask:
         if self.stop:
             found["stop"] = list(self.stop)
         if self.choices:
-            found["choices"] = list(self.choices)
+            found |= {"choices": list(self.choices), "choose_format": _CHOOSE_FORMAT}
         if self.reading is not None:
             found["messages"] = [[m.role, m.content, m.train, m.ended] for m in self.messages]
             found["reading"] = asdict(self.reading)
@@ -154,6 +171,8 @@ class Answer:
     """Why there is no answer; None where there is one. A failed ask is not stored as an answer."""
     logprobs: tuple[float, ...] = ()
     """Log-probability (nats) of each of the ask's `choices`."""
+    num_choice_tokens: tuple[int, ...] = ()
+    """Tokens of each of the ask's `choices`; empty where the teacher does not say, as it may of single words among several choices."""
     logprob: float | None = None
     """Log-probability (nats) of the tokens written, the end of turn included, under the model's own distribution (temperature 1, no
     `top_p`, no schema); None where the teacher does not say."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from kdbuild.records import Message, Row
+from kdbuild.teachers import Ask
 from kdbuild.training.tokens import encode
 
 _NO_LIMIT = 2**31
@@ -17,6 +18,20 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Iterable[Message]) 
     turns = [{"role": m.role, "content": m.content} for m in messages]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def before_choices(tokenizer: PreTrainedTokenizerBase, ask: Ask) -> list[int]:
+    """Return the tokens before given answers: a prompt or, where there is no conversation, the token that a text begins with.
+
+    Raises:
+        ValueError: the tokenizer has no such token.
+    """
+    if ask.is_conditioned:
+        return prompt_ids(tokenizer, ask.messages)
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if first is None:
+        raise ValueError("the tokenizer has no token that a text begins with")
+    return [int(first)]
 
 
 def choice_ids(tokenizer: PreTrainedTokenizerBase, choices: Sequence[str]) -> list[list[int]]:

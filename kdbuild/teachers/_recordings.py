@@ -120,8 +120,9 @@ def _plain(ask: Ask) -> str:
 def _answer(text: str, payload: bytes, folder: Path) -> Answer:
     try:
         values = json.loads(text)
-        logprobs, signals = tuple(values.pop("logprobs", ())), b64decode(values.pop("payload", ""))
-        return Answer(**values, logprobs=logprobs, payload=payload or signals)
+        logprobs, counts = tuple(values.pop("logprobs", ())), tuple(values.pop("num_choice_tokens", ()))
+        signals = b64decode(values.pop("payload", ""))
+        return Answer(**values, logprobs=logprobs, num_choice_tokens=counts, payload=payload or signals)
     except (ValueError, TypeError, AttributeError):
         raise ArtifactError(f"{folder} holds an answer that is none: {text[:80]!r}") from None
 
@@ -178,7 +179,7 @@ def _line(line: bytes, where: str) -> tuple[str, Answer]:
     try:
         value = json.loads(line)
         turns = [Message(str(m["role"]), m["content"]) for m in value["messages"]]
-        choices, logprobs = value.get("choices", []), value.get("logprobs", [])
+        choices, logprobs, counts = value.get("choices", []), value.get("logprobs", []), value.get("num_choice_tokens", [])
         text, ended, sample = "" if choices else value["answer"], value.get("ended", True), value.get("sample", 0)
     except KeyError as error:
         raise RowError(f"{where}: not a recorded answer: it has no {error}", hint=_HINT) from None
@@ -190,9 +191,11 @@ def _line(line: bytes, where: str) -> tuple[str, Answer]:
         raise RowError(f"{where}: `ended` is true or false, and `sample` a whole number", hint=_HINT)
     if not _are_choices(choices, logprobs):
         raise RowError(f"{where}: `choices` are texts, and `logprobs` as many numbers, none above 0", hint=_HINT)
+    if not _are_counts(counts, choices):
+        raise RowError(f"{where}: `num_choice_tokens` are as many whole numbers as `choices`, all above 0", hint=_HINT)
     num_prompt, num_words = sum(len(t.content.split()) for t in turns), len(text.split())
     num_new = 0 if choices else num_words + 1 if ended else num_words
-    answer = Answer(text, ended, num_prompt, num_new, logprobs=tuple(map(float, logprobs)))
+    answer = Answer(text, ended, num_prompt, num_new, logprobs=tuple(map(float, logprobs)), num_choice_tokens=tuple(counts))
     return _question([[t.role, t.content] for t in turns], sample, choices), answer
 
 
@@ -201,3 +204,7 @@ def _are_choices(choices: Any, logprobs: Any) -> bool:
         return False
     # A number that is none (NaN) is not above 0 either, nor below it.
     return all(isinstance(c, str) for c in choices) and all(type(value) in (int, float) and value <= 0 for value in logprobs)
+
+
+def _are_counts(counts: Any, choices: Sequence[str]) -> bool:
+    return isinstance(counts, list) and len(counts) in (0, len(choices)) and all(type(count) is int and count > 0 for count in counts)

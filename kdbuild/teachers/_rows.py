@@ -13,7 +13,7 @@ from kdbuild.errors import KdbuildError
 from kdbuild.teachers import Answer, Ask, Operation
 from kdbuild.teachers import Reading as Wanted
 from kdbuild.teachers._batch import Network
-from kdbuild.teachers._prompts import choice_ids, reading_ids
+from kdbuild.teachers._prompts import before_choices, choice_ids, reading_ids
 
 if TYPE_CHECKING:
     from kdbuild.teachers._grammar import Grammars, Matcher
@@ -112,10 +112,9 @@ def prepare(index: int, ask: Ask, network: Network, grammars: Grammars) -> Asked
 def _prepare(index: int, ask: Ask, network: Network, grammars: Grammars) -> Asked:
     if ask.reading is not None:
         return _reading(index, ask, ask.reading, network)
-    prompt = network.encode(ask.messages)
     if ask.operation is Operation.CHOOSE:
-        return _choosing(index, ask, prompt, network.tokenizer)
-    row = Writing(index, ask, prompt)
+        return _choosing(index, ask, network.tokenizer)
+    row = Writing(index, ask, network.encode(ask.messages))
     if ask.temperature > 0:
         row.generator = torch.Generator().manual_seed(ask.seed)
     if ask.schema is not None:
@@ -123,8 +122,8 @@ def _prepare(index: int, ask: Ask, network: Network, grammars: Grammars) -> Aske
     return row
 
 
-def _choosing(index: int, ask: Ask, prompt: list[int], tokenizer: PreTrainedTokenizerBase) -> Choosing:
-    choices = choice_ids(tokenizer, ask.choices)
+def _choosing(index: int, ask: Ask, tokenizer: PreTrainedTokenizerBase) -> Choosing:
+    prompt, choices = before_choices(tokenizer, ask), choice_ids(tokenizer, ask.choices)
     if not all(choices):
         raise Unanswerable("a choice has no tokens", len(prompt))
     return Choosing(index, ask, prompt, choices)

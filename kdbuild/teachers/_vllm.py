@@ -24,7 +24,7 @@ from kdbuild.errors import KdbuildError, RowError, StageError
 from kdbuild.teachers import Answer, Ask, Operation, Session, _features
 from kdbuild.teachers._generate import Incoming
 from kdbuild.teachers._next_token import before_stop, text_of
-from kdbuild.teachers._prompts import choice_ids, prompt_ids, reading_ids
+from kdbuild.teachers._prompts import before_choices, choice_ids, prompt_ids, reading_ids
 from kdbuild.teachers._rows import Unanswerable, failure, rounded
 from kdbuild.teachers._session import chat_tokenizer
 from kdbuild.training.models import HUB
@@ -100,10 +100,11 @@ class Prompts:
     def _prepare(self, index: int, ask: Ask) -> Going:
         if ask.operation is Operation.READ:
             return self._reading(index, ask)
-        prompt = prompt_ids(self.tokenizer, ask.messages)
+        is_choosing = ask.operation is Operation.CHOOSE
+        prompt = before_choices(self.tokenizer, ask) if is_choosing else prompt_ids(self.tokenizer, ask.messages)
         if not prompt:
             raise Unanswerable("the prompt has no tokens")
-        if ask.operation is Operation.CHOOSE:
+        if is_choosing:
             return self._choosing(index, ask, prompt)
         return Going(index, ask, [self._writing(ask, prompt)], len(prompt))
 
@@ -204,7 +205,8 @@ def _chosen(going: Going, tokenizer: PreTrainedTokenizerBase) -> Answer | None:
     logprob_C = [single[choice[0]] if len(choice) == 1 else next(rest) for choice in going.choices]
     if not all(map(math.isfinite, logprob_C)):
         return None
-    return Answer("", True, going.num_prompt_tokens, 0, logprobs=tuple(map(rounded, logprob_C)))
+    counts = tuple(map(len, going.choices))
+    return Answer("", True, going.num_prompt_tokens, 0, logprobs=tuple(map(rounded, logprob_C)), num_choice_tokens=counts)
 
 
 def _read(going: Going, tokenizer: PreTrainedTokenizerBase) -> Answer | None:

@@ -114,7 +114,7 @@ class _Session(Session):
     def _answer(self, ask: Ask) -> Answer:
         question = _question(ask)
         if ask.choices:
-            return Answer("", True, _num_words(ask), 0, logprobs=_invented.choice_logprobs(question, ask.choices))
+            return _chosen(ask, question)
         try:
             text = self._text(ask, question)
         except ValueError as error:
@@ -138,6 +138,15 @@ class _Session(Session):
 def _question(ask: Ask) -> str:
     material: list[Any] = [[[m.role, m.content] for m in ask.messages], ask.sample, ask.seed]
     return canonical.digest(material if ask.schema is None else [*material, ask.schema])
+
+
+def _chosen(ask: Ask, question: str) -> Answer:
+    counts = tuple(max(1, len(choice.split())) for choice in ask.choices)
+    if ask.needs is Signal.CHOICES:
+        logprobs = _invented.choice_logprobs(question, ask.choices)
+    else:
+        logprobs = tuple(_invented.logprob(canonical.digest([question, text]), n) for text, n in zip(ask.choices, counts, strict=True))
+    return Answer("", True, _num_words(ask), 0, logprobs=logprobs, num_choice_tokens=counts)
 
 
 def _num_words(ask: Ask) -> int:

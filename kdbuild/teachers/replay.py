@@ -28,7 +28,8 @@ class Replay(Teacher):
     A recording can be written by hand too, as a JSONL file that is searched by the question's messages. A line of it:
     `{"messages": [{"role": ..., "content": ...}, ...], "answer": "...", "ended": true, "sample": 0}`; the last two may be left out. A
     token of it is a word, and a schema asked for is taken as followed. Given answers have `"choices": [...], "logprobs": [...]` instead
-    of the answer.
+    of the answer and, where a likelihood per token is wanted, `"num_choice_tokens": [...]`; those that nothing stands before have
+    `"messages": []`.
     """
 
     kind: Literal["replay"] = "replay"
@@ -44,7 +45,8 @@ class Replay(Teacher):
     def gives(self) -> frozenset[Signal]:
         """Return what its recordings can hold. Whole distributions they may hold too, but a network, which goes with them, they are not."""
         stages = any(not path.endswith(".jsonl") for path in self.files())
-        return frozenset({Signal.TEXT, Signal.CHOICES}) | (frozenset({Signal.TOP_K, Signal.HIDDEN}) if stages else frozenset())
+        always = {Signal.TEXT, Signal.CHOICES, Signal.LIKELIHOOD}
+        return frozenset(always | {Signal.TOP_K, Signal.HIDDEN} if stages else always)
 
     def files(self) -> tuple[str, ...]:
         """Return the recordings."""

@@ -40,8 +40,8 @@ class Vllm(LocalModel):
 
     @property
     def gives(self) -> frozenset[Signal]:
-        """Text, log-probabilities of choices, and top-k log-probabilities."""
-        return frozenset({Signal.TEXT, Signal.CHOICES, Signal.TOP_K})
+        """Text, log-probabilities of choices and of whole texts, and top-k log-probabilities."""
+        return frozenset({Signal.TEXT, Signal.CHOICES, Signal.LIKELIHOOD, Signal.TOP_K})
 
     def require_packages(self) -> None:
         """Raise MissingPackage where vLLM is not installed; it has two builds."""

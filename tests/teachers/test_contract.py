@@ -31,6 +31,8 @@ ASKS = [Ask(f"row-{i}", (Message("user", text),), limit) for i, (text, limit) in
 
 FORM = Ask("form", (Message("user", "Describe a tree."),), 300, schema=schema_of(Tree))
 CHOICE = Ask("choice", (Message("user", "Is an oak a tree?"),), choices=("yes", "no", "I do not know"))
+TEXT = "An oak is a tree of the beech family, and lives long."
+TEXTS = [Ask("text", (Message("user", "What is an oak?"),), choices=(TEXT,)), Ask("text", (), choices=(TEXT,))]
 TURNS = (Message("user", "Name a tree."), Message("assistant", "An oak", train=True))
 READINGS = {
     Signal.TOP_K: Reading("top-k", k=4),
@@ -51,6 +53,9 @@ _VLLM = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.filterwarnings
 def _lines() -> Iterator[dict[str, Any]]:
     for question in sorted(set(QUESTIONS)):
         yield {"messages": [{"role": "user", "content": question}], "answer": f"Word for word, {question.lower()}"}
+    for ask, nats in zip(TEXTS, (-9.5, -21), strict=True):
+        turns = [{"role": m.role, "content": m.content} for m in ask.messages]
+        yield {"messages": turns, "choices": [TEXT], "logprobs": [nats], "num_choice_tokens": [13]}
     for ask, said in ((FORM, {"answer": '{"name": "oak", "height_m": 30, "evergreen": "no"}'}), (CHOICE, {"logprobs": [-0.1, -3, -4.5]})):
         yield {"messages": [{"role": m.role, "content": m.content} for m in ask.messages], "choices": list(ask.choices), **said}
 
@@ -114,7 +119,22 @@ def test_given_answers_have_a_log_probability_each(teacher, tmp_path, weights, a
     assert (found[0].failed, found[0].text, found[0].ended, found[0].num_new_tokens) == (None, "", True, 0)
     assert len(found[0].logprobs) == 3
     assert all(logprob < 0 for logprob in found[0].logprobs)
+    assert all(count > 0 for count in found[0].num_choice_tokens)
     assert alike([found[0]], [found[2]])
+
+
+def test_a_whole_text_has_a_likelihood_and_its_number_of_tokens(teacher, tmp_path, weights, alike):
+    if Signal.LIKELIHOOD not in teacher.gives:
+        pytest.skip(f"`{teacher.kind}` gives no likelihoods")
+    assert {ask.needs for ask in TEXTS} == {Signal.LIKELIHOOD}
+    with teacher.open(tmp_path, weights) as session:
+        found = dict(session.generate([*TEXTS, CHOICE]))
+    assert [(found[i].failed, found[i].ended, found[i].num_new_tokens) for i in range(2)] == [(None, True, 0)] * 2
+    assert all(found[i].logprobs[0] < 0 < found[i].num_choice_tokens[0] for i in range(2))
+    assert found[0].num_choice_tokens == found[1].num_choice_tokens
+    assert found[0].logprobs != found[1].logprobs
+    with teacher.open(tmp_path, weights) as session:
+        assert alike([answer for _, answer in session.generate(TEXTS[1:])], [found[1]])
 
 
 def test_it_reads_what_it_says_it_can_and_no_other(teacher, tmp_path, weights):

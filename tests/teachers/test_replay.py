@@ -204,8 +204,9 @@ def test_stops_hold_for_recorded_lines(tmp_path):
 
 
 def test_what_recordings_can_give():
-    assert Replay(path="r.jsonl").gives == {Signal.TEXT, Signal.CHOICES}
-    assert Replay(path=["r.jsonl", "features"]).gives == {Signal.TEXT, Signal.CHOICES, Signal.TOP_K, Signal.HIDDEN}
+    given = {Signal.TEXT, Signal.CHOICES, Signal.LIKELIHOOD}
+    assert Replay(path="r.jsonl").gives == given
+    assert Replay(path=["r.jsonl", "features"]).gives == {*given, Signal.TOP_K, Signal.HIDDEN}
 
 
 def test_a_recording_with_an_answer_that_is_none_is_refused(tmp_path):
