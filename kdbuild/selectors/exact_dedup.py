@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from kdbuild.records import Row
-from kdbuild.selectors import KEEP, Scene, Selector, Verdict, drop
+from kdbuild.selectors import KEEP, Scene, Verdict, drop
+from kdbuild.selectors._greedy import Greedy
 from kdbuild.selectors._text import Part, normal_form, turns
 
 
-class ExactDedup(Selector):
-    """Keeps the first row, by id, of those with the same text: equal after case folding, Unicode NFC and joining runs of white space."""
+class ExactDedup(Greedy):
+    """Keeps one row of those with the same text: equal after case folding, Unicode NFC and joining runs of white space.
+
+    It is the one with the highest score, or the first by id; none of them where a row of a pool has that text.
+    """
 
     block: ClassVar[str | None] = "select.dedup"
 
@@ -22,10 +26,13 @@ class ExactDedup(Selector):
     def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
         """Return one verdict a row; a dropped row names the kept one with its text."""
         first: dict[tuple[tuple[str, str], ...], str] = {}
-        what = "prompt and answer" if self.of == "both" else self.of
-        verdicts = []
-        for row in rows:
+        reason = f"same {'prompt and answer' if self.of == 'both' else self.of} as a kept row"
+        verdicts = [KEEP] * len(rows)
+        for i, row in self.taken(rows, scene):
             text = tuple((turn.role, normal_form(turn.content)) for turn in turns(row, self.of))
-            kept = first.setdefault(text, row.id) if text else row.id
-            verdicts.append(KEEP if kept == row.id else drop(f"same {what} as a kept row", because_of=kept))
+            if not text:
+                continue
+            if text in first and i >= 0:
+                verdicts[i] = drop(reason, because_of=first[text])
+            first.setdefault(text, row.id)
         return verdicts
