@@ -1,4 +1,4 @@
-"""What the operators that ask a teacher have in common: how long and how freely it answers, and the templates its questions are made of."""
+"""What operators and scorers that ask a teacher have in common: how long and how freely it answers, and the templates of its questions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from kdbuild.elicitors import Elicitor, Fault, Scene, _template
+from kdbuild.elicitors import Conversing, Elicitor, Fault, Scene, _template
 from kdbuild.records import Message, Row
 from kdbuild.teachers import Ask
 
 
-class Asking(Elicitor):
-    """Base of operators that ask. Their templates are the files `_<kind>/<name>.j2` beside the kind, one for each of `prompts`."""
+class Questioning(Conversing):
+    """Base of what asks by templates. They are the files `_<kind>/<name>.j2` beside the kind, one for each of `prompts`."""
 
     prompts: ClassVar[tuple[str, ...]] = ("prompt",)
     """Names of its templates."""
@@ -65,7 +65,7 @@ class Asking(Elicitor):
         return tuple(self._packaged(name) for name in self.prompts if name not in self._overrides())
 
     def _packaged(self, name: str) -> Path:
-        return Path(__file__).parent / f"_{self.kind.replace('-', '_')}" / f"{name}.j2"
+        return Path(__file__).parents[1] / self.family / f"_{self.kind.replace('-', '_')}" / f"{name}.j2"
 
     def render(self, scene: Scene, row: str, values: dict[str, Any], name: str = "prompt") -> str:
         """Return the text that template `name` makes of `values`; `row` is the id that an error names.
@@ -92,6 +92,10 @@ class Asking(Elicitor):
             "to": scene.actor,
         }
         return Ask(**{**fields, **more})
+
+
+class Asking(Questioning, Elicitor):
+    """Base of operators that ask."""
 
 
 def values_of(row: Row) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import create_model
 
 from kdbuild.elicitors import Answered, Rejected, Scene, _structured
-from kdbuild.elicitors._asking import Asking
+from kdbuild.elicitors._asking import Asking, Questioning
 from kdbuild.teachers import Answer, Ask, Signal
 
 Reads = Literal["auto", "choices", "text"]
@@ -51,7 +51,7 @@ class Judging(Asking):
 
 
 def put(
-    operator: Asking,
+    operator: Questioning,
     scene: Scene,
     row: str,
     question: str,

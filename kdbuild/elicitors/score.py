@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from kdbuild.elicitors import Conversation, Rejected, Scene
-from kdbuild.elicitors._asking import values_of
 from kdbuild.elicitors._extent import Extent, times
+from kdbuild.elicitors._rating import OVERALL, Rates, in_words, mean, overall
 from kdbuild.elicitors._verdict import NUM_DECIMALS, Judging, expected, grades, read_all
-from kdbuild.errors import SpecError
-from kdbuild.inside import inside
 from kdbuild.records import Row
-
-OVERALL = "overall"
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ _Place = tuple[int, str, int]
 """Text, aspect and step of a rating."""
 
 
-class Score(Judging):
+class Score(Rates, Judging):
     """Rate answers by themselves: overall or by aspects, whole or step by step, with or without a critique first.
 
     Writes the row's `scores`: one an aspect, `overall` (their mean, where it is no aspect itself), `<aspect> step <n>` of steps, of
@@ -58,22 +53,12 @@ class Score(Judging):
 
     of: Literal["answer", "candidates", "gap"] = "answer"
     """What is rated: the answer, each candidate, or the answer beside the candidate of `rival`, the two shown in both orders."""
-    aspects: list[str] | dict[str, str] = Field([OVERALL], min_length=1)
-    """What is rated about it; a mapping says what each means."""
-    scale: int = Field(5, ge=2, le=10)
-    """The best rating; the worst is 1."""
-    rubric: str | None = None
-    """What the ratings mean."""
-    rubric_file: str | None = None
-    """Text file of the project that holds the rubric."""
     level: Literal["answer", "steps"] = "answer"
     """`steps` rates each line of the text, or each sentence where it is one line."""
     max_steps: int = Field(32, ge=1)
     """Texts of more steps are rejected."""
     critique: bool = False
     """Whether the judge first writes what is good and bad, kept as the row's `feedback`, and rates with that before it."""
-    reference: Literal["gold"] | None = None
-    """Whether the judge sees the gold answer."""
     rival: str = "student"
     """Of `gap`: who wrote the candidate (`source`) that the answer is compared with."""
 
@@ -81,11 +66,6 @@ class Score(Judging):
     def _fits(self) -> Self:
         if self.of == "gap" and (self.level == "steps" or self.critique):
             raise PydanticCustomError("score_gap", "`of: gap` rates whole answers without a critique")
-        if self.rubric is not None and self.rubric_file is not None:
-            raise PydanticCustomError("score_rubric", "`rubric` and `rubric_file` say the same thing twice")
-        names = list(self.aspects)
-        if len(set(names)) < len(names) or not all(name.strip() for name in names):
-            raise PydanticCustomError("score_aspects", "an aspect is named once, by a word")
         return self
 
     @property
@@ -104,10 +84,6 @@ class Score(Judging):
         """Whether there is no critique before the ratings."""
         return not self.critique
 
-    def files(self) -> tuple[str, ...]:
-        """Return the project's templates and the rubric."""
-        return (*super().files(), *([self.rubric_file] if self.rubric_file else []))
-
     def most(self, given: Extent) -> Extent:
         """Return the most that it asks about `given`, and makes of it."""
         num_texts = {"answer": 1, "gap": 4}.get(self.of, given.candidates)
@@ -119,10 +95,10 @@ class Score(Judging):
         texts = self._texts(row)
         if isinstance(texts, Rejected):
             return texts
-        values = self._values(row, scene)
+        values = self.shown(row, scene)
         critiques, keys = [""] * len(texts), []
         if self.critique:
-            shown = [{**values, "answer": text, "aspects": [_shown(aspect) for aspect in self.aspects]} for text in texts]
+            shown = [{**values, "answer": text, "aspects": [*map(in_words, self.aspects)]} for text in texts]
             said = yield [self.ask(scene, row.id, self.render(scene, row.id, one, "critique")) for one in shown]
             critiques, keys = [one.answer.text.strip() for one in said], [one.key for one in said]
             if not all(critiques):
@@ -138,7 +114,7 @@ class Score(Judging):
                 return verdict
             found[rating.text, rating.aspect, rating.step].append(expected(verdict))
         keys += [one.key for one in answered]
-        made = self._written(row, {place: _mean(values) for place, values in found.items()}, len(texts))
+        made = self._written(row, {place: mean(values) for place, values in found.items()}, len(texts))
         return [replace(made, feedback=_joined(critiques) or row.feedback, keys=(*row.keys, *keys))]
 
     # --- what is rated ---------------------------------------------------------------------------------------------------------
@@ -165,15 +141,10 @@ class Score(Judging):
     def _rival(self, row: Row) -> int | None:
         return next((i for i, candidate in enumerate(row.candidates) if candidate.get("source") == self.rival), None)
 
-    def _values(self, row: Row, scene: Scene) -> dict[str, Any]:
-        rubric = _text_of(scene.root, self.rubric_file) if self.rubric_file else self.rubric or ""
-        return {**values_of(row), "reference": row.gold if self.reference else "", "rubric": rubric, "scale": self.scale}
-
     def _ratings(
         self, row: Row, scene: Scene, values: Mapping[str, Any], texts: Sequence[str], critiques: Sequence[str]
     ) -> Iterator[_Rating]:
-        for aspect in self.aspects:
-            about = {**values, "aspect": _shown(aspect), "meaning": self._meaning(aspect)}
+        for aspect, about in self.by_aspect(values):
             if self.of == "gap":
                 yield from self._compared(row, scene, about, aspect, texts)
                 continue
@@ -193,29 +164,26 @@ class Score(Judging):
                 shown = {**about, "first": texts[first], "second": texts[second], "rated": rated}
                 yield _Rating(text, aspect, 0, self.render(scene, row.id, shown, "referee"))
 
-    def _meaning(self, aspect: str) -> str:
-        return self.aspects.get(aspect, "") if isinstance(self.aspects, dict) else ""
-
     # --- what comes of it ------------------------------------------------------------------------------------------------------
 
     def _written(self, row: Row, ratings: Mapping[_Place, float], num_texts: int) -> Row:
         by_aspect = [
-            {name: _mean(value for (text, aspect, _), value in ratings.items() if (text, aspect) == (i, name)) for name in self.aspects}
+            {name: mean(value for (text, aspect, _), value in ratings.items() if (text, aspect) == (i, name)) for name in self.aspects}
             for i in range(num_texts)
         ]
-        overall = [scores.get(OVERALL, _mean(scores.values())) for scores in by_aspect]
+        whole = [overall(scores) for scores in by_aspect]
         if self.of == "candidates":
-            means = {name: _mean(scores[name] for scores in by_aspect) for name in self.aspects}
-            candidates = tuple({**one, "score": score} for one, score in zip(row.candidates, overall, strict=True))
-            return replace(row, candidates=candidates, scores={**row.scores, **means, OVERALL: _mean(overall)})
+            means = {name: mean(scores[name] for scores in by_aspect) for name in self.aspects}
+            candidates = tuple({**one, "score": score} for one, score in zip(row.candidates, whole, strict=True))
+            return replace(row, candidates=candidates, scores={**row.scores, **means, OVERALL: mean(whole)})
         steps = {f"{aspect} step {step}": value for (_, aspect, step), value in ratings.items() if step}
-        made = replace(row, scores={**row.scores, **by_aspect[0], **steps, OVERALL: overall[0]})
-        return self._with_gap(made, overall) if self.of == "gap" else made
+        made = replace(row, scores={**row.scores, **by_aspect[0], **steps, OVERALL: whole[0]})
+        return self._with_gap(made, whole) if self.of == "gap" else made
 
-    def _with_gap(self, row: Row, overall: Sequence[float]) -> Row:
+    def _with_gap(self, row: Row, whole: Sequence[float]) -> Row:
         rival = self._rival(row)
-        candidates = tuple({**one, "score": overall[1]} if i == rival else one for i, one in enumerate(row.candidates))
-        return replace(row, candidates=candidates, scores={**row.scores, "gap": round(overall[0] - overall[1], NUM_DECIMALS)})
+        candidates = tuple({**one, "score": whole[1]} if i == rival else one for i, one in enumerate(row.candidates))
+        return replace(row, candidates=candidates, scores={**row.scores, "gap": round(whole[0] - whole[1], NUM_DECIMALS)})
 
 
 def steps_of(text: str) -> list[str]:
@@ -224,23 +192,7 @@ def steps_of(text: str) -> list[str]:
     return lines if len(lines) != 1 else [part.strip() for part in re.split(r"(?<=[.!?。！？])\s+", lines[0]) if part.strip()]
 
 
-def _text_of(root: Path, path: str) -> str:
-    try:
-        return inside(root, path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"rubric {path} cannot be read: {error}", hint="a rubric is a UTF-8 text file") from error
-
-
 def _joined(critiques: Sequence[str]) -> str:
     if len(critiques) == 1:
         return critiques[0]
     return "\n\n".join(f"Candidate {i}: {critique}" for i, critique in enumerate(critiques, 1) if critique)
-
-
-def _shown(aspect: str) -> str:
-    return "overall quality" if aspect == OVERALL else aspect
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return round(sum(found) / len(found), NUM_DECIMALS)

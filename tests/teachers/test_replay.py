@@ -73,6 +73,8 @@ def test_a_question_without_an_answer_fails_and_names_the_row(tmp_path):
         '{"messages": [], "choices": ["a"], "logprobs": [0.5]}',
         '{"messages": [], "choices": ["a"], "logprobs": [NaN]}',
         '{"messages": [], "choices": "ab", "logprobs": [-1, -1]}',
+        '{"messages": [], "choices": ["a"], "logprobs": [-1], "num_choice_tokens": [0]}',
+        '{"messages": [], "choices": ["a"], "logprobs": [-1], "num_choice_tokens": [1, 2]}',
     ],
 )
 def test_a_bad_line_is_named(tmp_path, bad):
