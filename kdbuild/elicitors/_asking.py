@@ -14,20 +14,12 @@ from kdbuild.records import Message, Row
 from kdbuild.teachers import Ask
 
 
-class Questioning(Conversing):
-    """Base of what asks by templates. They are the files `_<kind>/<name>.j2` beside the kind, one for each of `prompts`."""
+class Templated(Conversing):
+    """Base of what writes its questions by templates: files `_<kind>/<name>.j2` beside the kind, one for each of `prompts`."""
 
     prompts: ClassVar[tuple[str, ...]] = ("prompt",)
     """Names of its templates."""
 
-    max_new_tokens: int = Field(256, ge=1)
-    """Longest answer, in the teacher's tokens; raised later, only the answers that were cut are asked again."""
-    temperature: float = Field(0.0, ge=0)
-    """0 answers with the likeliest token each time; above, tokens are drawn, seeded by the row's id."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Tokens are drawn from the smallest set with this share of the probability."""
-    system: str | None = None
-    """An instruction to the teacher only; the student's row keeps the seed's own messages."""
     template: str | dict[str, str] | None = None
     """Jinja file of the project that writes the question instead of the shipped one; for an operator with several, a file a name."""
 
@@ -76,6 +68,19 @@ class Questioning(Conversing):
         path = self._overrides().get(name)
         template = _template.shipped(self._packaged(name)) if path is None else _template.of_project(scene.root, path)
         return template.render(row, values)
+
+
+class Questioning(Templated):
+    """Base of what asks a teacher to write, or to decide."""
+
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer, in the teacher's tokens; raised later, only the answers that were cut are asked again."""
+    temperature: float = Field(0.0, ge=0)
+    """0 answers with the likeliest token each time; above, tokens are drawn, seeded by the row's id."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Tokens are drawn from the smallest set with this share of the probability."""
+    system: str | None = None
+    """An instruction to the teacher only; the student's row keeps the seed's own messages."""
 
     def ask(self, scene: Scene, row: str, question: str | Sequence[Message], **more: Any) -> Ask:
         """Return a question with the operator's own limits and sampling; `more` are further fields of `Ask`, which win.
