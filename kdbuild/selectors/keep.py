@@ -75,8 +75,8 @@ class Keep(Selector):
     """So many rows with the highest score; of equal ones the first by id."""
     quantile: float | None = Field(None, ge=0, le=1)
     """Rows at or above this quantile of the score: 0.8 keeps the best fifth, and all that equal the worst of it."""
-    best_of: Literal["candidates", "siblings"] | None = None
-    """Choose among a row's candidates, or among the rows with the same parents."""
+    best_of: Literal["siblings", "candidates"] | None = None
+    """Choose among the rows with the same parents, or among a row's candidates."""
     num_best: int = Field(1, ge=1)
     """With `best_of: siblings`: how many of them are kept."""
 

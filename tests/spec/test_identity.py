@@ -40,6 +40,7 @@ BY_NAME = {
     "modules": [["json"], ["ast"]],
     "prompt": ["{text}", "{name}: {text}", "x"],
     "hf": ["org/name", "org/other"],
+    "where": ["quality > 0.25", "quality > 0.5"],
     "teacher": ["tiny", "other"],
     "split": ["train", "test"],
     "endpoints": [["http://one.example/v1"], ["http://two.example/v1"]],
@@ -142,7 +143,7 @@ SPEC: dict[str, Any] = {
     "phases": {
         "one": {
             "elicit": [{"kind": "label"}],
-            "select": [{"kind": "semantic-dedup", "max_cosine": 0.9}],
+            "select": [{"kind": "semantic-dedup", "max_cosine": 0.9}, {"kind": "rating"}, {"kind": "ppl", "by": "judge"}],
             "objective": {"kind": "forward-kl"},
         },
         "three": {
