@@ -56,6 +56,7 @@ class SelfInstruct(Asking):
     writes the question from `demonstrations` (texts) and `num_new`.
     """
 
+    kind_revision: ClassVar[int] = 2
     kind: Literal["self-instruct"] = "self-instruct"
     source: ClassVar[str | None] = "Wang et al. 2022, Self-Instruct (2212.10560), sections 2.2 and 3; 2402.13116, Eq. 4"
     block: ClassVar[str | None] = "gen.self-instruct"
@@ -153,7 +154,7 @@ class _Growth:
         self.harvest = Harvest(operator.kind)
         self._operator = operator
         self._scene = scene
-        self._pool = Pool(operator.max_rouge_l)
+        self._pool = Pool(operator.max_rouge_l, map(_instruction, rows))
         self._known: dict[str, Row] = {}
         self._num_asked = 0
         self._target = None if operator.target_rows is None else math.ceil(operator.target_rows * scene.share)

@@ -1,0 +1,73 @@
+"""Drop rows that share most of their wording with another."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from kdbuild.records import Row
+from kdbuild.selectors import KEEP, Scene, Verdict, drop
+from kdbuild.selectors._greedy import Greedy
+from kdbuild.selectors._text import Part, meaning, turns
+
+_CHUNK, _REMEMBERED = 5_000, 20_000
+"""Texts hashed at a time, and texts whose shingles are kept at hand: what bounds the memory. Those of others are made again."""
+_REASONS: dict[Part, str] = {
+    "prompt": "prompt shares most of its wording with a kept row's",
+    "answer": "answer shares most of its wording with a kept row's",
+    "both": "shares most of its wording with a kept row",
+}
+
+
+class MinhashDedup(Greedy):
+    """Keeps a row if its runs of words have a Jaccard similarity below `max_jaccard` with those of every row kept before it.
+
+    Which pairs are compared is found by MinHash in bands, and each is decided by the sets themselves: what is dropped is as similar as
+    stated, and a pair at the limit escapes once in 10,000 times, a more similar one less. A dropped row names the most similar kept one.
+    """
+
+    source: ClassVar[str | None] = "Broder 1997; Lee et al. 2021 (2107.06499), NearDup, section 4.2; hashing by rensa"
+    block: ClassVar[str | None] = "select.dedup"
+
+    kind: Literal["minhash-dedup"] = "minhash-dedup"
+    max_jaccard: float = Field(gt=0, le=1, examples=[0.7])
+    """Jaccard similarity at and above which a row is dropped; 0.7 to 0.8 is usual."""
+    num_words: int = Field(3, ge=1)
+    """Words of a run; 5 is usual for long texts."""
+    of: Part = "both"
+    """What is compared: the `prompt`, the `answer`, or `both`, each without system turns."""
+
+    def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
+        """Return one verdict a row; a dropped row names the kept one most like it, with their similarity to four decimals."""
+        from kdbuild.selectors._shingles import bands, jaccard, shingles
+
+        verdicts = [KEEP] * len(rows)
+        taken = [(i, row) for i, row in self.taken(rows, scene) if turns(row, self.of)]
+        shingled = lru_cache(_REMEMBERED)(lambda at: shingles(meaning(taken[at][1], self.of), self.num_words))
+        holding: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        for chunk in _chunks(range(len(taken))):
+            sets = [shingled(at) for at in chunk]
+            for at, own, found in zip(chunk, sets, bands(sets, self.max_jaccard), strict=True):
+                keys = list(enumerate(found)) if own else []
+                i = taken[at][0]
+                possible = {one for key in keys for one in holding.get(key, ())} if i >= 0 else ()
+                alike = [(-jaccard(own, shingled(one)), taken[one][1].id) for one in possible]
+                alike = [pair for pair in alike if -pair[0] >= self.max_jaccard]
+                if alike:
+                    nearest = min(alike)
+                    verdicts[i] = drop(_REASONS[self.of], because_of=nearest[1], score=round(-nearest[0], 4))
+                else:
+                    for key in keys:
+                        holding[key].append(at)
+        return verdicts
+
+
+def _chunks(places: range) -> Iterator[list[int]]:
+    left = iter(places)
+    while chunk := list(islice(left, _CHUNK)):
+        yield chunk
