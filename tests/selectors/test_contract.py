@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdbuild import kinds
+from kdbuild import canonical, kinds
 from kdbuild.embedders.fake import Fake
 from kdbuild.records import Message, Row
 from kdbuild.selectors import Scene, Selector, Verdict
@@ -23,12 +23,12 @@ class Vectors:
         return EMBEDDER.embed(texts, None)
 
 
-SCENE = Scene(Path(), embedder=Vectors())
+SCENE = Scene(Path(__file__).parents[2], embedder=Vectors())
 
 
 def row(id: str, prompt: str, answer: str | None) -> Row:
     turns = (Message("user", prompt), Message("assistant", answer, train=True)) if answer is not None else (Message("user", prompt),)
-    return Row(id, turns)
+    return Row(id, turns, scores={"quality": round(canonical.fraction("quality", id), 6)})
 
 
 def rows(seed: int = 0, count: int = 60) -> list[Row]:
@@ -50,14 +50,13 @@ def rows(seed: int = 0, count: int = 60) -> list[Row]:
 @pytest.fixture(params=kinds.available("selectors"))
 def selector(request: pytest.FixtureRequest) -> Selector:
     cls = kinds.load("selectors", request.param)
-    required = {name: field.examples[0] for name, field in cls.model_fields.items() if field.is_required() and field.examples}
-    return cls.model_validate({"kind": request.param, **required})
+    return cls.model_validate({"kind": request.param, **{name: f.examples[0] for name, f in cls.model_fields.items() if f.examples}})
 
 
-def judged(selector: Selector, given: list[Row]) -> dict[str, Verdict]:
+def judged(selector: Selector, given: list[Row], scene: Scene = SCENE) -> dict[str, Verdict]:
     """Judge as the stage does: sorted by id."""
     ordered = sorted(given, key=lambda r: r.id)
-    return dict(zip((r.id for r in ordered), selector.judge(ordered, SCENE), strict=True))
+    return dict(zip((r.id for r in ordered), selector.judge(ordered, scene), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -76,7 +75,8 @@ def test_judged_twice_gives_the_same(selector: Selector) -> None:
 def test_a_row_dropped_for_another_names_a_kept_one(selector: Selector) -> None:
     verdicts = judged(selector, rows())
     named = [v.because_of for v in verdicts.values() if v.because_of is not None]
-    assert all(verdicts[id].reason is None for id in named)
+    # What an evaluation set holds is named `<set>/<id>`, and is none of the rows.
+    assert all(verdicts[id].reason is None for id in named if "/" not in id)
     assert all(v.because_of is None and v.score is None for v in verdicts.values() if v.reason is None)
 
 
@@ -95,6 +95,27 @@ def test_what_is_kept_would_be_kept_again(selector: Selector) -> None:
         assert all(v.reason is None for v in judged(selector, kept).values())
     else:
         pytest.skip("compares no rows")
+
+
+def test_the_better_row_stays(selector: Selector) -> None:
+    if "by_score" not in type(selector).model_fields or "against" not in type(selector).model_fields:
+        pytest.skip("compares no rows")
+    given = {r.id: r for r in rows()}
+    verdicts = judged(selector.model_copy(update={"by_score": "quality"}), list(given.values()))
+    lost = [(given[id], given[v.because_of]) for id, v in verdicts.items() if v.because_of]
+    assert lost
+    assert all(winner.scores["quality"] > loser.scores["quality"] for loser, winner in lost)
+
+
+def test_rows_of_pools_never_lose(selector: Selector) -> None:
+    if "against" not in type(selector).model_fields:
+        pytest.skip("knows no pools")
+    old = [replace(r, id=f"z{r.id}") for r in rows(0)]
+    new = [*rows(0), *(replace(r, id=f"y{r.id}") for r in rows(1))]
+    verdicts = judged(selector.model_copy(update={"against": ["before"]}), new, replace(SCENE, pools={"before": old}))
+    assert all(verdicts[r.id].reason is not None for r in rows(0))
+    assert {v.because_of for v in verdicts.values() if v.because_of} & {r.id for r in old}
+    assert any(v.reason is None for v in verdicts.values())
 
 
 def test_reasons_hold_no_numbers(selector: Selector) -> None:
