@@ -40,25 +40,23 @@ class SentenceTransformers(Embedder):
         """Return the model's source."""
         return (self.model,)
 
-    def embed(self, texts: Sequence[str], weights: Path | None) -> np.ndarray:
-        """Return unit vectors of `texts`: float32 of shape (number of texts, dimension).
+    def batches(self, texts: Sequence[str], weights: Path | None) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield positions in `texts`, those of long texts first, with their unit vectors: float32 of shape (number of positions, dimension).
 
         Raises:
             SourceError: `weights` does not hold a model that can be loaded.
         """
-        import numpy as np
         from tqdm import tqdm
 
+        if not texts:
+            return
         model = _load(self.model, weights, None if self.device == "auto" else self.device)
         lengths = _num_tokens(model, texts)
-        vectors = np.empty((len(texts), model.get_embedding_dimension() or 0), dtype=np.float32)
         with tqdm(total=len(texts), desc="embed", unit="text", delay=2, dynamic_ncols=True) as progress:
-            for batch in _batches(lengths, self.batch_tokens):
-                vectors[batch] = model.encode(
-                    [texts[i] for i in batch], batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False
-                )
+            for at in _batches(lengths, self.batch_tokens):
+                batch = [texts[i] for i in at]
+                yield at, model.encode(batch, batch_size=len(batch), normalize_embeddings=True, show_progress_bar=False)
                 progress.update(len(batch))
-        return vectors
 
 
 def _load(source: str, weights: Path | None, device: str | None) -> SentenceTransformer:
@@ -93,7 +91,7 @@ def _load(source: str, weights: Path | None, device: str | None) -> SentenceTran
 
 def _num_tokens(model: SentenceTransformer, texts: Sequence[str]) -> list[int]:
     """Return how many tokens the model reads of each text; for a model without padding (static vectors), its characters."""
-    if not texts or not callable(model.tokenizer):
+    if not callable(model.tokenizer):
         return [len(text) for text in texts]
     encoded = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length, return_attention_mask=False)
     return [len(ids) for ids in encoded["input_ids"]]

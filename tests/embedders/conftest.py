@@ -35,3 +35,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformer = Transformer(str(folder), max_seq_length=64)
     SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu").save_pretrained(str(target), create_model_card=False)
     return target
+
+
+@pytest.fixture(scope="session")
+def tiny_static(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A static model over the same words: random vectors."""
+    import numpy as np
+    from model2vec import StaticModel
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    words = ["[UNK]", *dict.fromkeys(WORDS.split())]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    vectors = np.random.default_rng(0).standard_normal((len(words), 48)).astype(np.float32)
+    target = tmp_path_factory.mktemp("tiny-static")
+    StaticModel(vectors, tokenizer).save_pretrained(target)
+    return target

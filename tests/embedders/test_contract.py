@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def embedder(request: pytest.FixtureRequest) -> Embedder:
 
 
 @pytest.fixture
-def weights(embedder: Embedder, tiny_model: Path) -> Path | None:
-    return tiny_model if embedder.sources() else None
+def weights(embedder: Embedder, tiny_model: Path, tiny_static: Path) -> Path | None:
+    made = {"model2vec": tiny_static}
+    return made.get(embedder.kind, tiny_model) if embedder.sources() else None
 
 
 def test_vectors_are_float32_of_length_one(embedder: Embedder, weights: Path | None) -> None:
@@ -74,3 +76,14 @@ def test_near_texts_are_nearer_than_far_ones(embedder: Embedder, weights: Path |
 
 def test_no_texts_give_no_vectors(embedder: Embedder, weights: Path | None) -> None:
     assert len(embedder.embed([], weights)) == 0
+
+
+def test_identity_of_vectors_knows_the_models_files(embedder: Embedder, weights: Path | None, tmp_path: Path) -> None:
+    known = embedder.vector_identity(weights)
+    for knob in kinds.knobs(type(embedder)):
+        assert embedder.model_copy(update={knob: 7}).vector_identity(weights) == known
+    if weights is not None:
+        shutil.copytree(weights, tmp_path / "same")
+        assert embedder.vector_identity(tmp_path / "same") == known
+        (tmp_path / "same/config.json").write_text("{}", encoding="utf-8")
+        assert embedder.vector_identity(tmp_path / "same") != known
