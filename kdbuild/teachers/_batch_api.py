@@ -20,10 +20,10 @@ import orjson
 from kdbuild.errors import KdbuildError, StageError
 from kdbuild.teachers import Answer, Ask
 from kdbuild.teachers._calls import Broken, Limited, Refused, Stop, Unanswered, Unreachable
-from kdbuild.teachers._chat import Dialect, load, read_value
+from kdbuild.teachers._chat import CHAT, Dialect, load, read_value
 from kdbuild.teachers._endpoints import Endpoint, backoff_s
 from kdbuild.teachers._remote import Deliver, WoundDown
-from kdbuild.teachers._sender import CHAT, Patience, named
+from kdbuild.teachers._sender import Patience, named
 from kdbuild.teachers._wire import MOST_BYTES, refusal, request
 
 _MOST_LINES = 10_000

@@ -12,11 +12,13 @@ import orjson
 
 from kdbuild.errors import StageError
 from kdbuild.records import Message
-from kdbuild.teachers import Answer, Ask
+from kdbuild.teachers import Answer, Ask, Signal
 from kdbuild.teachers._calls import Broken, Refused, Stop
+from kdbuild.teachers._completions import Completions
 from kdbuild.teachers._endpoints import Endpoint
 from kdbuild.teachers._wire import refusal
 
+CHAT, COMPLETIONS = "/chat/completions", "/completions"
 NUM_TOP_LOGPROBS = 20
 """As many as OpenAI and vLLM give at most."""
 _BYTES_PER_TOKEN = 4
@@ -37,15 +39,39 @@ class Dialect:
     limit_field: str = "max_tokens"
     omit: frozenset[str] = frozenset()
     logprobs: bool = False
+    likelihoods: Completions | None = None
+
+    def path(self, ask: Ask) -> str:
+        """Return where a question goes."""
+        return COMPLETIONS if ask.needs is Signal.LIKELIHOOD else CHAT
+
+    def read(self, endpoint: Endpoint, ask: Ask, raw: bytes) -> Answer:
+        """Return the answer that a response's body holds; raises as `read` of its protocol does."""
+        if self.likelihoods is not None and ask.needs is Signal.LIKELIHOOD:
+            return self.likelihoods.read(endpoint, ask, load(raw))
+        return read(endpoint, ask, raw)
 
     def body(self, ask: Ask) -> bytes:
-        """Return the request's body."""
+        """Return the request's body.
+
+        Raises:
+            Stop: the teacher is not said to give what is asked for.
+            Refused: the question cannot be written for it.
+        """
+        if ask.needs is Signal.LIKELIHOOD:
+            return self._weighing(ask)
         value: dict[str, Any] = {"model": self.model, "messages": [_turn(message) for message in ask.messages], **self.extra}
         value |= self._choosing() if ask.choices else self._writing(ask)
         try:
             return orjson.dumps(value)
         except TypeError:  # half a surrogate pair
             return json.dumps(tidy_deep(value), ensure_ascii=False).encode()
+
+    def _weighing(self, ask: Ask) -> bytes:
+        if self.likelihoods is None:
+            hint = "a server that echoes prompts with log-probabilities does, once `likelihoods` of the teacher say how"
+            raise Stop(StageError(f"the teacher's model `{self.model}` is not said to give the likelihood of whole texts", hint=hint))
+        return self.likelihoods.body(ask)
 
     def _writing(self, ask: Ask) -> dict[str, Any]:
         sampled = ask.temperature > 0

@@ -14,12 +14,11 @@ import aiohttp
 from kdbuild.errors import StageError
 from kdbuild.teachers import Answer, Ask
 from kdbuild.teachers._calls import Broken, Limited, Refused, Stop, Unanswered, Unreachable
-from kdbuild.teachers._chat import Dialect, read
+from kdbuild.teachers._chat import Dialect
 from kdbuild.teachers._endpoints import Endpoint, backoff_s
 from kdbuild.teachers._remote import Deliver, Done, WoundDown
 from kdbuild.teachers._wire import request
 
-CHAT = "/chat/completions"
 _HAND_OVER_S = 0.005
 _REFUSED_IN_A_ROW = 20
 """So many questions refused without an answer between them mean that it is not the questions."""
@@ -181,7 +180,8 @@ class Sender:
         started = self._loop.time()
         found: Answer | BaseException
         try:
-            found = read(endpoint, job.ask, await request(self._http, endpoint, "POST", CHAT, self._dialect.body(job.ask)))
+            path, body = self._dialect.path(job.ask), self._dialect.body(job.ask)
+            found = self._dialect.read(endpoint, job.ask, await request(self._http, endpoint, "POST", path, body))
         except asyncio.CancelledError:
             raise
         except Stop as stop:

@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from kdbuild import canonical
-from kdbuild.errors import StageError
+from kdbuild.errors import SpecError, StageError
+from kdbuild.inside import inside
 from kdbuild.kinds import Knob, Model
 from kdbuild.teachers import Session, Signal, Teacher
 
@@ -69,6 +71,15 @@ class Concurrency(Model):
     """Most calls at a time. For a server of your own: twice its slots (`vllm serve --max-num-seqs`, `llama-server --parallel`)."""
 
 
+class Likelihoods(Model):
+    """How a server is asked for the likelihood of a whole text: `/completions` with `echo` and `logprobs`, as vLLM's has it."""
+
+    chat_template: str
+    """Jinja file of the project, the model's own chat template: servers do not apply it there."""
+    start: str = Field(min_length=1, examples=["<s>"])
+    """The token that a text on its own begins with, spelt out: BOS, else EOS."""
+
+
 class Openai(Teacher):
     """Asks one or several servers that hold the same model, as many questions at a time as they can take.
 
@@ -76,7 +87,8 @@ class Openai(Teacher):
     A rate limit (429, or 503 with `Retry-After`) pauses the endpoint as long as it says and costs no retry. A key, a model or an address
     that is refused ends the stage at once. Choices (`choice_logprobs`) are read from the 20 likeliest first tokens: a choice has the
     probability of those that are the choice but for spaces; one that is not among them has half of the least likely one's. So give
-    choices that are one token. A turn of role `tool` is sent as the user's. Calls of tools are text: a line of JSON each.
+    choices that are one token. Of a whole text (`likelihoods`) every token counts. A turn of role `tool` is sent as the user's. Calls of
+    tools are text: a line of JSON each.
     """
 
     kind: Literal["openai"] = "openai"
@@ -98,6 +110,8 @@ class Openai(Teacher):
     """Ask for the log-probability of what was written."""
     choice_logprobs: bool = False
     """Whether the server gives `top_logprobs`; verdicts and ratings are then read from probabilities. Not with models that think first."""
+    likelihoods: Likelihoods | None = None
+    """How the server is asked how likely a whole text is; absent where it cannot be: only servers of open models tell."""
 
     endpoints: Annotated[tuple[Annotated[str, AfterValidator(_check_endpoint)], ...], Knob("where it runs")] = Field(
         ("https://api.openai.com/v1",), min_length=1, repr=False
@@ -125,14 +139,28 @@ class Openai(Teacher):
     batch_poll_s: Annotated[float, Knob("how often a batch is looked at")] = Field(60.0, gt=0)
     """Seconds between two looks at a batch."""
 
+    @model_validator(mode="after")
+    def _batches_are_of_one_kind(self) -> Self:
+        if self.batch_api and self.likelihoods is not None:
+            raise PydanticCustomError("likelihoods", "`batch_api` sends chats only; give `likelihoods` to a teacher without it")
+        return self
+
     @property
     def gives(self) -> frozenset[Signal]:
-        """Text, and log-probabilities of choices where the server gives those of tokens."""
-        return frozenset({Signal.TEXT, Signal.CHOICES} if self.choice_logprobs else {Signal.TEXT})
+        """Text, and log-probabilities of choices and of whole texts where the server gives those of tokens."""
+        more = {Signal.CHOICES: self.choice_logprobs, Signal.LIKELIHOOD: self.likelihoods is not None}
+        return frozenset({Signal.TEXT, *(signal for signal, given in more.items() if given)})
+
+    def files(self) -> tuple[str, ...]:
+        """Return the chat template."""
+        return () if self.likelihoods is None else (self.likelihoods.chat_template,)
 
     def answer_identity(self, root: Path) -> dict[str, Any]:
         """Return the identity; what the server can do besides does not change an answer it gave."""
-        return {name: value for name, value in self.identity().items() if name != "choice_logprobs"}
+        found = {name: value for name, value in self.identity().items() if name not in ("choice_logprobs", "likelihoods")}
+        if self.likelihoods is None:
+            return found
+        return {**found, "likelihoods": {"chat_template": canonical.digest(self._template(root)), "start": self.likelihoods.start}}
 
     def require_here(self) -> None:
         """Refuse a machine where the environment variable of the key is not set."""
@@ -145,9 +173,13 @@ class Openai(Teacher):
         Raises:
             StageError: the environment variable of the key is not set.
         """
-        from kdbuild.teachers import _batch_api, _chat, _remote, _sender
+        from kdbuild.teachers import _batch_api, _chat, _completions, _remote, _sender
 
-        dialect = _chat.Dialect(self.model, self.extra, self.structured, self.limit_field, frozenset(self.omit), self.logprobs)
+        likelihoods = None
+        if self.likelihoods is not None:
+            likelihoods = _completions.Completions(self.model, self._template(root), self.likelihoods.start)
+        omit = frozenset(self.omit)
+        dialect = _chat.Dialect(self.model, self.extra, self.structured, self.limit_field, omit, self.logprobs, likelihoods)
         patience = _sender.Patience(self.max_retries, self.retry_wait_s, self.max_rate_limit_wait_s, self.max_outage_s)
         endpoints, owner = self._endpoints(), canonical.digest(self.answer_identity(root))
 
@@ -158,6 +190,13 @@ class Openai(Teacher):
 
         with _remote.opened(_remote.Timeouts(self.connect_timeout_s, self.timeout_s), start) as session:
             yield session
+
+    def _template(self, root: Path) -> str:
+        path = self.likelihoods.chat_template if self.likelihoods else ""
+        try:
+            return inside(root, path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"chat template {path} cannot be read: {error}", hint="it is a UTF-8 text file") from error
 
     def _endpoints(self) -> list[Endpoint]:
         from kdbuild.teachers import _endpoints

@@ -96,6 +96,8 @@ class Server:
     most: int = 10**9
     """Calls at a time beyond which it answers 429."""
     top_logprobs: Callable[[dict[str, Any]], list[tuple[str, float]]] | None = None
+    echo: Callable[[str], list[tuple[str, float | None]]] | None = None
+    """Prompt of `/completions` to its tokens and their log-probabilities; without it there is no such endpoint."""
     batch_s: float = 0.05
     """Seconds a batch takes."""
     line_faults: Callable[[str, int], str | None] = lambda name, attempt: None
@@ -193,6 +195,8 @@ class Server:
             connection.reply(500, b'{"error": {"message": "no"}}')
         elif self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
             connection.reply(401, _wrong_key(headers))
+        elif path == "/v1/completions" and self.echo is not None:
+            connection.reply(200, dumps(self._echoed(loads(body))))
         elif path == "/v1/models":
             connection.reply(200, dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}))
         elif path == "/stats":
@@ -201,6 +205,17 @@ class Server:
             self._batch_request(connection, method, target, path, body)
         else:
             connection.reply(404, b'{"error": {"message": "no such path"}}')
+
+    def _echoed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return what the server says of the tokens of prompts, last prompt first."""
+        assert body["echo"] is True
+        assert body["max_tokens"] == 0
+        choices = []
+        for i, prompt in enumerate(body["prompt"]):
+            tokens = self.echo(prompt)
+            logprobs = {"tokens": [token for token, _ in tokens], "token_logprobs": [logprob for _, logprob in tokens]}
+            choices.append({"index": i, "text": prompt, "finish_reason": "length", "logprobs": logprobs if tokens else None})
+        return {"object": "text_completion", "model": body["model"], "choices": choices[::-1], "usage": {}}
 
     def _chat(self, connection: _Connection, target: str, headers: dict[str, str], raw: bytes) -> None:
         body = loads(raw)

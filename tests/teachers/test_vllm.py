@@ -67,8 +67,8 @@ def answers(session, asks):
 # --- without vLLM ----------------------------------------------------------------------------------------------------------
 
 
-def test_it_gives_text_choices_and_top_k():
-    assert Vllm(**COMMON).gives == {Signal.TEXT, Signal.CHOICES, Signal.TOP_K}
+def test_it_gives_text_choices_likelihoods_and_top_k():
+    assert Vllm(**COMMON).gives == {Signal.TEXT, Signal.CHOICES, Signal.LIKELIHOOD, Signal.TOP_K}
 
 
 def test_it_shares_what_is_stored_with_the_transformers_teacher(tmp_path):
@@ -323,3 +323,24 @@ def members(session_id: int) -> list[int]:
         except (OSError, psutil.Error):
             continue
     return found
+
+
+# --- likelihoods -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+def test_likelihoods_of_whole_texts_are_the_transformers_teachers(session, peer):
+    texts = [
+        "Paris.",
+        "yes",
+        "An oak is a tree of the beech family. " * 20,
+        "Ein Flu\u00df flie\u00dft \u2014 \u6cb3\u304c\u6d41\u308c\u308b\u3002",
+    ]
+    asks = [Ask(f"t{i}", turns, choices=(text,)) for i, text in enumerate(texts) for turns in ((Message("user", "Say something."),), ())]
+    asks.append(Ask("two", (), choices=("yes", "An oak is a tree.")))
+    for one, other in zip(answers(session, asks), answers(peer, asks), strict=True):
+        assert one.failed is None
+        assert (one.num_choice_tokens, one.num_prompt_tokens) == (other.num_choice_tokens, other.num_prompt_tokens)
+        assert one.logprobs == pytest.approx(other.logprobs, abs=5e-3, rel=1e-4)
+    assert answers(session, asks[1:2])[0].num_prompt_tokens == 1
