@@ -14,10 +14,7 @@ from kdbuild.spec.model import Phase, Spec
 from kdbuild.spec.names import PHASE, STUDENT, TEACHER
 from kdbuild.spec.problems import At, Problem
 from kdbuild.spec.source import no_such
-from kdbuild.teachers import Signal
-
-_WHITE_BOX = frozenset(Signal)
-"""What a model of this project gives: its weights are here."""
+from kdbuild.teachers import OF_A_NETWORK
 
 
 @rule
@@ -47,7 +44,7 @@ def actors_give_what_operators_need(given: Given) -> Iterator[Problem]:
     for at, cast, operator, word in actors_of(given):
         model = cast.model_of(word)
         teacher = given.params.teachers.get(model)
-        gives = teacher.gives if teacher else _WHITE_BOX
+        gives = teacher.gives if teacher else OF_A_NETWORK
         if operator.needs - gives:
             lacking = signals(operator.needs - gives)
             who = f"`{model}` (kind `{teacher.kind}`)" if teacher else f"`{model}`"

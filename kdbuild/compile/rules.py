@@ -61,6 +61,7 @@ SIGNAL_WORDS = {
     Signal.TOP_K: "log-probabilities of the likeliest tokens",
     Signal.LOGITS: "logits",
     Signal.HIDDEN: "hidden states",
+    Signal.SCORES: "scores of its labels",
 }
 
 
@@ -116,6 +117,8 @@ def who_gives(given: Given, wanted: frozenset[Signal]) -> str | None:
     """Return a hint: which teachers give this."""
     able = [name for name, teacher in given.params.teachers.items() if wanted <= teacher.gives]
     if not able:
+        if Signal.SCORES in wanted:
+            return "a teacher of kind `classifier` does: a reward model, a cross-encoder, any model with a classification head"
         return "a teacher of kind `transformers` does: it runs the model here"
     return f"params.yaml has a teacher that does: {able[0]}" if len(able) == 1 else f"params.yaml has teachers that do: {', '.join(able)}"
 

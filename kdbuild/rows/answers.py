@@ -21,6 +21,8 @@ _MORE: dict[str, tuple[type, ...]] = {
     "num_choice_tokens": (list,),
     "logprob": (float, int),
     "payload": (str,),
+    "labels": (list,),
+    "label_scores": (list,),
 }
 """Written only where a teacher gives them."""
 
@@ -30,6 +32,7 @@ def encode(answer: Answer) -> str:
     values = {name: getattr(answer, name) for name in _TYPES}
     payload = b64encode(answer.payload).decode("ascii") if answer.payload else None
     lists = {"logprobs": list(answer.logprobs) or None, "num_choice_tokens": list(answer.num_choice_tokens) or None}
+    lists |= {"labels": list(answer.labels) or None, "label_scores": list(answer.label_scores) or None}
     more = {**lists, "logprob": answer.logprob, "payload": payload}
     return canonical.dumps(values | {name: value for name, value in more.items() if value is not None})
 
@@ -47,8 +50,11 @@ def decode(text: str) -> Answer:
             logprobs = tuple(float(value) for value in values.pop("logprobs", ()))
             payload = b64decode(values.pop("payload", ""), validate=True)
             counts = tuple(values.pop("num_choice_tokens", ()))
-            if all(type(count) is int and count > 0 for count in counts):
-                return Answer(**values, logprobs=logprobs, num_choice_tokens=counts, payload=payload)
+            labels, scores = tuple(values.pop("labels", ())), tuple(float(value) for value in values.pop("label_scores", ()))
+            named = len(labels) == len(scores) and all(type(label) is str for label in labels)
+            if named and all(type(count) is int and count > 0 for count in counts):
+                values |= {"num_choice_tokens": counts, "payload": payload, "labels": labels, "label_scores": scores}
+                return Answer(**values, logprobs=logprobs)
     except (ValueError, TypeError, AttributeError):
         pass
     raise RowError(f"a stored answer is not one: {text[:80]!r}", hint="run `kdbuild doctor`")

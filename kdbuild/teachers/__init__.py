@@ -35,6 +35,12 @@ class Signal(StrEnum):
     """The whole next-token distribution at each position of a text it reads; a network that can be loaded here."""
     HIDDEN = "hidden"
     """Hidden states and attention maps."""
+    SCORES = "scores"
+    """What a classifier says of a text, or of a pair of texts, by its labels; it writes nothing."""
+
+
+OF_A_NETWORK = frozenset(Signal) - {Signal.SCORES}
+"""What a causal language model gives whose network is here."""
 
 
 class Price(Model):
@@ -55,6 +61,8 @@ class Operation(StrEnum):
     """Say how likely each of some given answers is."""
     READ = "read"
     """Read the answer that the messages hold, and give signals of its tokens."""
+    CLASSIFY = "classify"
+    """Say what the messages are, by labels."""
 
 
 _CHOOSE_FORMAT = 2
@@ -106,12 +114,17 @@ class Ask:
     """
     reading: Reading | None = None
     """Signals wanted of the trained turns that `messages` holds (`Answer.payload`); nothing is written."""
+    classify: Literal["text", "pair", "chat"] | None = None
+    """What a classifier is shown (`Answer.labels`): the only message as a `text`, two messages as a `pair` (premise and hypothesis, or query
+    and passage), or all of them as a `chat`, by its tokenizer's chat template."""
 
     @property
     def operation(self) -> Operation:
         """What is asked for."""
         if self.reading is not None:
             return Operation.READ
+        if self.classify is not None:
+            return Operation.CLASSIFY
         return Operation.CHOOSE if self.choices else Operation.GENERATE
 
     @property
@@ -122,6 +135,8 @@ class Ask:
     @property
     def needs(self) -> Signal:
         """The signal that a teacher must give to answer it."""
+        if self.operation is Operation.CLASSIFY:
+            return Signal.SCORES
         if self.operation is Operation.CHOOSE:
             return Signal.CHOICES if self.is_conditioned and len(self.choices) > 1 else Signal.LIKELIHOOD
         if self.reading is None:
@@ -154,6 +169,8 @@ class Ask:
         if self.reading is not None:
             found["messages"] = [[m.role, m.content, m.train, m.ended] for m in self.messages]
             found["reading"] = asdict(self.reading)
+        if self.classify is not None:
+            found["classify"] = self.classify
         return found
 
 
@@ -178,6 +195,10 @@ class Answer:
     `top_p`, no schema); None where the teacher does not say."""
     payload: bytes = b""
     """The signals of a reading, as `teachers/_features.py` writes them."""
+    labels: tuple[str, ...] = ()
+    """Names of a classifier's labels, in its own order."""
+    label_scores: tuple[float, ...] = ()
+    """Of each of `labels`: its log-probability (nats) or, of a model that has only one, the raw output."""
 
 
 def row_key(identity: Mapping[str, Any], ask: Ask) -> str:

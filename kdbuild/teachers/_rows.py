@@ -110,6 +110,8 @@ def prepare(index: int, ask: Ask, network: Network, grammars: Grammars) -> Asked
 
 
 def _prepare(index: int, ask: Ask, network: Network, grammars: Grammars) -> Asked:
+    if ask.operation is Operation.CLASSIFY:
+        raise Unanswerable("a causal language model has no labels")
     if ask.reading is not None:
         return _reading(index, ask, ask.reading, network)
     if ask.operation is Operation.CHOOSE:

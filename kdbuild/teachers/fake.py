@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from kdbuild.teachers._generate import Engine
 
 
+_LABELS = ("entailment", "neutral", "contradiction")
+"""Of what it classifies."""
+
+
 class Fake(Teacher):
     """Answers with words chosen by the digest of the question, and has a tiny random network for signals.
 
     A token of its text is a word; the end of the answer counts as one. Its text does not depend on its revision. Where a schema is asked
-    for, its text is a value of it; how likely given answers are, it makes up as well. Readings are those of its network.
+    for, its text is a value of it; how likely given answers and labels are, it makes up as well. Readings are those of its network.
     """
 
     kind: Literal["fake"] = "fake"
@@ -115,6 +119,9 @@ class _Session(Session):
         question = _question(ask)
         if ask.choices:
             return _chosen(ask, question)
+        if ask.classify is not None:
+            scores = _invented.choice_logprobs(question, _LABELS)
+            return Answer("", True, _num_words(ask), 0, labels=_LABELS, label_scores=scores)
         try:
             text = self._text(ask, question)
         except ValueError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from kdbuild.kinds import Knob
-from kdbuild.teachers import Session, Signal
+from kdbuild.teachers import OF_A_NETWORK, Session, Signal
 from kdbuild.teachers._local import LocalModel
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class Transformers(LocalModel):
 
     @property
     def gives(self) -> frozenset[Signal]:
-        """Everything: its network is here."""
-        return frozenset(Signal)
+        """Everything that a causal model can: its network is here."""
+        return OF_A_NETWORK
 
     @contextmanager
     def open(self, root: Path, weights: Path | None) -> Iterator[Session]:
