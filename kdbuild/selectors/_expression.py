@@ -10,6 +10,7 @@ import ast
 import math
 import operator
 import re
+import statistics
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -273,13 +274,12 @@ def _real(value: Any) -> float:
 
 def mean(values: Sequence[float]) -> float:
     """Return the mean of at least one value, whatever their order."""
-    return math.fsum(values) / len(values)
+    return statistics.mean(values)  # exact: equal values have their own value as the mean
 
 
 def std(values: Sequence[float]) -> float:
     """Return the standard deviation of the values themselves (divided by their number)."""
-    centre = mean(values)
-    return math.sqrt(mean([(value - centre) ** 2 for value in values]))
+    return statistics.pstdev(values)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

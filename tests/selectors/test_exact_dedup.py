@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kdbuild.errors import StageError
 from kdbuild.records import Message, Row
 from kdbuild.selectors import Scene, Verdict
 from kdbuild.selectors._text import normal_form
@@ -65,3 +67,18 @@ def test_reason() -> None:
     rows = [row("1", "u: q", "a: x"), row("2", "u: q", "a: x")]
     assert ExactDedup().judge(rows, NO_EMBEDDER)[1] == Verdict("same prompt and answer as a kept row", because_of="1")
     assert ExactDedup(of="answer").judge(rows, NO_EMBEDDER)[1].reason == "same answer as a kept row"
+
+
+def test_the_better_row_stays_and_a_pools_row_before_all() -> None:
+    rows = [row("1", "u: q", "a: x"), row("2", "u: Q", "a: x"), row("3", "u: other", "a: x")]
+    rows = [replace(r, scores={"rating": score}) for r, score in zip(rows, (1.0, 5.0, 3.0), strict=True)]
+    assert [v.because_of for v in ExactDedup(by_score="rating").judge(rows, NO_EMBEDDER)] == ["2", None, None]
+    scene = Scene(Path(), pools={"before": [row("9", "u: q", "a: X"), row("0", "u: Q", "a: x")]})
+    step = ExactDedup(by_score="rating", against=["before"])
+    assert [v.because_of for v in step.judge(rows, scene)] == ["9", "9", None]
+    assert (step.reads, step.pools) == (("rating",), ("before",))
+
+
+def test_a_row_without_the_score_stops_the_stage() -> None:
+    with pytest.raises(StageError, match="row 1 has no score `rating`"):
+        ExactDedup(by_score="rating").judge([row("1", "u: q", "a: x")], NO_EMBEDDER)
