@@ -48,7 +48,7 @@ def actors_give_what_operators_need(given: Given) -> Iterator[Problem]:
         if operator.needs - gives:
             lacking = signals(operator.needs - gives)
             who = f"`{model}` (kind `{teacher.kind}`)" if teacher else f"`{model}`"
-            message = f"operator `{operator.kind}` needs {lacking}, which teacher {who} does not give"
+            message = f"{_reads.called(operator)} needs {lacking}, which teacher {who} does not give"
             yield Problem(at, message, hint=who_gives(given, operator.needs))
 
 

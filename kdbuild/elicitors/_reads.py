@@ -79,10 +79,11 @@ def require(operator: Conversing, rows: Sequence[Row]) -> None:
         if not any(has(row, name) for row in rows):
             first = min(row.id for row in rows)
             raise StageError(
-                f"{_called(operator)} reads {shown(name)}, which {len(rows):,} of {len(rows):,} rows lack (the first: row `{first}`)",
+                f"{called(operator)} reads {shown(name)}, which {len(rows):,} of {len(rows):,} rows lack (the first: row `{first}`)",
                 hint=listed(had_by(rows)),
             )
 
 
-def _called(operator: Conversing) -> str:
+def called(operator: Conversing) -> str:
+    """Return what an operator, or a scorer, is called in a sentence."""
     return f"{'operator' if operator.family == 'elicitors' else singular(operator.family)} `{operator.kind}`"
