@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import threadpoolctl
@@ -39,6 +39,19 @@ class Match:
     cosine_Q: np.ndarray
     """float64, rounded to `NUM_DECIMALS`; NaN where there is no match."""
 
+    @staticmethod
+    def none(num_queries: int) -> Match:
+        """Return what stands before anything is compared."""
+        return Match(np.full(num_queries, -1, np.int64), np.full(num_queries, np.nan))
+
+    def improve(self, rows_K: np.ndarray, found: Match) -> None:
+        """Take over what is better of the matches found for some of the queries; of equally good ones the first."""
+        ours_K, index_K = self.cosine_Q[rows_K], self.index_Q[rows_K]
+        # Not `>`: where there is no match yet, its cosine is NaN.
+        better_K = ~(found.cosine_Q <= ours_K) | ((found.cosine_Q == ours_K) & (found.index_Q < index_K))
+        better_K &= found.index_Q >= 0
+        self.index_Q[rows_K[better_K]], self.cosine_Q[rows_K[better_K]] = found.index_Q[better_K], found.cosine_Q[better_K]
+
 
 def unit(vectors_ND: np.ndarray) -> np.ndarray:
     """Return the vectors as contiguous float32 of length 1; a zero vector stays zero and has cosine 0 with everything.
@@ -52,9 +65,13 @@ def unit(vectors_ND: np.ndarray) -> np.ndarray:
     norm_N = np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND, dtype=np.float64))
     if not np.isfinite(norm_N).all():
         raise ValueError("vectors must be finite")
-    if np.abs(norm_N[norm_N > 0] - 1).max(initial=0.0) > 1e-6:
-        vectors_ND = (vectors_ND / np.where(norm_N > 0, norm_N, 1.0)[:, None]).astype(np.float32)
-    return vectors_ND
+    if np.abs(norm_N[norm_N > 0] - 1).max(initial=0.0) <= 1e-6:
+        return vectors_ND
+    scaled_ND = np.empty_like(vectors_ND)
+    for start in range(0, len(vectors_ND), _BLOCK):  # the quotients are float64: never all at once
+        block = slice(start, start + _BLOCK)
+        scaled_ND[block] = vectors_ND[block] / np.where(norm_N[block] > 0, norm_N[block], 1.0)[:, None]
+    return scaled_ND
 
 
 def cosines(one_D: np.ndarray, others_KD: np.ndarray) -> np.ndarray:
@@ -70,38 +87,50 @@ def cosines(one_D: np.ndarray, others_KD: np.ndarray) -> np.ndarray:
 def best_matches(queries_QD: np.ndarray, base_BD: np.ndarray, *, at_least: float = -1.0) -> Match:
     """Return, for each query, the most similar base vector whose cosine is at least `at_least`. Both arrays come from `unit`."""
     scan = _sketch.whole(queries_QD)
-    base = _Base(base_BD, np.arange(len(base_BD)), base_BD)
-    with _threads() as pool:
+    base = Base(base_BD, np.arange(len(base_BD)), base_BD)
+    with threads() as pool:
         return _best_matches(pool, queries_QD, scan, base, at_least)
 
 
-def greedy_cover(vectors_ND: np.ndarray, max_cosine: float) -> Match:
+def greedy_cover(vectors_ND: np.ndarray, max_cosine: float, *, num_fixed: int = 0) -> Match:
     """Go through the vectors in order and keep each whose cosine with every one kept before it is below `max_cosine`.
+
+    The first `num_fixed` are kept whatever they are like, and not compared with each other.
 
     Returns:
         For a vector that is not kept, the most similar of those kept before it, and that cosine; for a kept one, -1 and NaN.
     """
     vectors_ND = unit(vectors_ND)
-    num_vectors, num_kept = len(vectors_ND), 0
-    index_N, cosine_N = np.full(num_vectors, -1, np.int64), np.full(num_vectors, np.nan)
-    with _threads() as pool:
+    match = Match.none(len(vectors_ND))
+    with threads() as pool:
         scan = _sketch.narrow(vectors_ND, max_cosine)
-        kept_N, kept_NP = np.empty(num_vectors, np.int64), np.empty_like(scan.rows_NP)
-        for start in range(0, num_vectors, _BLOCK):
-            block = slice(start, min(start + _BLOCK, num_vectors))
-            base = _Base(vectors_ND, kept_N[:num_kept], kept_NP[:num_kept])
-            found = _best_matches(pool, vectors_ND[block], replace(scan, rows_NP=scan.rows_NP[block]), base, max_cosine)
-            index_N[block], cosine_N[block] = found.index_Q, found.cosine_Q
-            _cover_inside(pool, vectors_ND, scan, block, Match(index_N, cosine_N), max_cosine)
-            stay = start + np.flatnonzero(index_N[block] < 0)
-            kept_N[num_kept : num_kept + len(stay)] = stay
-            kept_NP[num_kept : num_kept + len(stay)] = scan.rows_NP[stay]
-            num_kept += len(stay)
-    return Match(index_N, cosine_N)
+        cover_range(pool, vectors_ND, scan, num_fixed, range(num_fixed, len(vectors_ND)), match, max_cosine)
+    return match
+
+
+def cover_range(pool: Executor, vectors_ND: np.ndarray, scan: Scan, num_kept: int, rows: range, match: Match, max_cosine: float) -> None:
+    """Go on with the cover through consecutive rows, whose matches so far stand in `match`, which is updated.
+
+    They are compared with each other and with the `num_kept` rows before them, all of which count as kept.
+    """
+    first = rows.start - num_kept
+    kept_N = np.empty(num_kept + len(rows), np.int64)
+    kept_N[:num_kept] = np.arange(first, rows.start)
+    kept_NP = np.empty((len(kept_N), scan.rows_NP.shape[1]), np.float32)
+    kept_NP[:num_kept] = scan.rows_NP[first : rows.start]
+    for start in range(rows.start, rows.stop, _BLOCK):
+        block = slice(start, min(start + _BLOCK, rows.stop))
+        base = Base(vectors_ND, kept_N[:num_kept], kept_NP[:num_kept])
+        match.improve(np.arange(block.start, block.stop), _best_matches(pool, vectors_ND[block], scan[block], base, max_cosine))
+        _cover_inside(pool, vectors_ND, scan, block, match, max_cosine)
+        stay = start + np.flatnonzero(match.index_Q[block] < 0)
+        kept_N[num_kept : num_kept + len(stay)] = stay
+        kept_NP[num_kept : num_kept + len(stay)] = scan.rows_NP[stay]
+        num_kept += len(stay)
 
 
 @dataclass(frozen=True)
-class _Base:
+class Base:
     """What queries are compared with: some of a set of vectors."""
 
     vectors_ND: np.ndarray
@@ -136,21 +165,25 @@ def _near_before(rows_BP: np.ndarray, at: int, floor: float) -> list[tuple[int, 
     return [(at + int(row), np.flatnonzero(bound_SB[row] >= floor)) for row in near]
 
 
-def _best_matches(pool: Executor, queries_QD: np.ndarray, scan: Scan, base: _Base, at_least: float) -> Match:
+def _best_matches(pool: Executor, queries_QD: np.ndarray, scan: Scan, base: Base, at_least: float) -> Match:
     """Return the best match of each query, as a position in `base.vectors_ND`; `scan` holds the queries' rows."""
-    index_Q, cosine_Q = np.full(len(queries_QD), -1, np.int64), np.full(len(queries_QD), np.nan)
+    strips = [slice(at, at + _STRIP) for at in range(0, len(queries_QD), _STRIP)]
+    found = list(pool.map(lambda strip: match_strip(queries_QD[strip], scan[strip], base, at_least), strips))
+    if not found:
+        return Match.none(0)
+    return Match(np.concatenate([one.index_Q for one in found]), np.concatenate([one.cosine_Q for one in found]))
 
-    def match_strip(at: int) -> None:
-        strip = replace(scan, rows_NP=scan.rows_NP[at : at + _STRIP])
-        for row, candidates in _candidates(strip, base.rows_BP, at_least).items():
-            member_K = base.member_B[np.concatenate(candidates)]
-            cosine_K = cosines(queries_QD[at + row], base.vectors_ND[member_K])
-            best = int(cosine_K.argmax())
-            if cosine_K[best] >= at_least:
-                index_Q[at + row], cosine_Q[at + row] = member_K[best], cosine_K[best]
 
-    list(pool.map(match_strip, range(0, len(queries_QD), _STRIP)))
-    return Match(index_Q, cosine_Q)
+def match_strip(queries_QD: np.ndarray, scan: Scan, base: Base, at_least: float) -> Match:
+    """Return the best match of each of a few queries, by one thread."""
+    match = Match.none(len(queries_QD))
+    for row, candidates in _candidates(scan, base.rows_BP, at_least).items():
+        member_K = base.member_B[np.concatenate(candidates)]
+        cosine_K = cosines(queries_QD[row], base.vectors_ND[member_K])
+        best = int(cosine_K.argmax())
+        if cosine_K[best] >= at_least:
+            match.index_Q[row], match.cosine_Q[row] = member_K[best], cosine_K[best]
+    return match
 
 
 def _candidates(scan: Scan, base_BP: np.ndarray, at_least: float) -> dict[int, list[np.ndarray]]:
@@ -169,7 +202,7 @@ def _candidates(scan: Scan, base_BP: np.ndarray, at_least: float) -> dict[int, l
 
 
 @contextmanager
-def _threads() -> Iterator[Executor]:
+def threads() -> Iterator[Executor]:
     """Yield as many threads as the BLAS had, each with a BLAS of its own.
 
     One thread that multiplies and then scans its own tile is two to three times faster here than a BLAS that shares each product

@@ -29,6 +29,10 @@ class Scan:
     over: float
     """How far above the cosine a product can be."""
 
+    def __getitem__(self, some: slice | np.ndarray) -> Scan:
+        """Return the scan of some of the rows."""
+        return Scan(self.rows_NP[some], self.under, self.over)
+
 
 def whole(vectors_ND: np.ndarray) -> Scan:
     """Return the vectors themselves: their products are off by float32 rounding alone, whatever the order of the sums."""
