@@ -31,8 +31,7 @@ def encode(answer: Answer) -> str:
     """Return an answer as canonical JSON; its payload stands there in base 64."""
     values = {name: getattr(answer, name) for name in _TYPES}
     payload = b64encode(answer.payload).decode("ascii") if answer.payload else None
-    lists = {"logprobs": list(answer.logprobs) or None, "num_choice_tokens": list(answer.num_choice_tokens) or None}
-    lists |= {"labels": list(answer.labels) or None, "label_scores": list(answer.label_scores) or None}
+    lists = {name: list(getattr(answer, name)) or None for name, kinds in _MORE.items() if list in kinds}
     more = {**lists, "logprob": answer.logprob, "payload": payload}
     return canonical.dumps(values | {name: value for name, value in more.items() if value is not None})
 

@@ -115,7 +115,7 @@ class Ask:
     reading: Reading | None = None
     """Signals wanted of the trained turns that `messages` holds (`Answer.payload`); nothing is written."""
     classify: Literal["text", "pair", "chat"] | None = None
-    """What a classifier is shown (`Answer.labels`): the only message as a `text`, two messages as a `pair` (premise and hypothesis, or query
+    """What a classifier is shown (`Answer.labels`): the one message as a `text`, two messages as a `pair` (premise and hypothesis, query
     and passage), or all of them as a `chat`, by its tokenizer's chat template."""
 
     @property

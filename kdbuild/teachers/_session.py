@@ -38,7 +38,7 @@ def load(weights: Path | None, *, dtype: str, device: str, template: str | None)
         StageError: there is no such device.
     """
     where, tokenizer = chat_tokenizer(weights, template)
-    return load_causal_lm(where, dtype, _device(device)), tokenizer
+    return load_causal_lm(where, dtype, device_of(device)), tokenizer
 
 
 def chat_tokenizer(weights: Path | None, template: str | None) -> tuple[Path, PreTrainedTokenizerBase]:
@@ -58,7 +58,12 @@ def chat_tokenizer(weights: Path | None, template: str | None) -> tuple[Path, Pr
     return weights, tokenizer
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """Return a torch device by its name; `auto` is a GPU if there is one.
+
+    Raises:
+        StageError: there is no such device.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

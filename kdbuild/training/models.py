@@ -1,4 +1,4 @@
-"""Loading and saving causal language models: a folder, or a hub name with revision; safetensors only, never a model's own code."""
+"""Loading and saving language models and classifiers: a folder, or a hub name with revision; safetensors only, never a model's own code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kdbuild.errors import SourceError
@@ -40,6 +40,33 @@ def load_causal_lm(weights: Path, dtype: str = "float32", device: str = "cpu") -
             .eval()
         ),
     )
+
+
+def load_classifier(weights: Path, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """Return a model with a classification head in evaluation mode; arguments as for `load_causal_lm`.
+
+    Raises:
+        SourceError: as for `load_causal_lm`, or the files hold no weights of such a head.
+    """
+    transformers_logging.disable_progress_bar()
+    model, info = _read(
+        weights,
+        lambda where, revision: AutoModelForSequenceClassification.from_pretrained(
+            where,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        ),
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # transformers would fill these with random numbers.
+        hint = "a classifier is a reward model, a cross-encoder or another model that was trained with labels"
+        raise SourceError(f"{weights} holds no whole classifier: it lacks {', '.join(missing[:3])}", hint=hint)
+    classifier: PreTrainedModel = model.to(device).eval()
+    return classifier
 
 
 def load_tokenizer(weights: Path) -> PreTrainedTokenizerBase:
