@@ -16,6 +16,7 @@ Form = Literal["text", "number", "choice"]
 
 _TOLERANCE = Fraction(1, 10**6)
 _LONGEST_NUMBER = 60
+_LONGEST_BOX = 1000
 _ARTICLES = ("a", "an", "the")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _BOXED = re.compile(r"\\(?:boxed|text|mathrm)\s*\{([^{}]*)\}")
@@ -75,6 +76,39 @@ def value_of(written: str, form: Form, options: Mapping[str, str] | None = None)
     if form == "choice":
         return _letter(written, options or {})
     return written.strip() or None
+
+
+def said_in(text: str, form: Form, marker: str, options: Mapping[str, str] | None = None) -> str | None:
+    """Return what a whole answer comes to: after the marker, else in its last LaTeX box, else all of it (of numbers, the last).
+
+    None where it comes to nothing.
+    """
+    written = written_in(text, marker, form)
+    if written is not None:
+        return value_of(written, form, options)
+    if form != "number":
+        return value_of(text, form, options)
+    number = number_in(text, last=True)
+    return None if number is None else plain(number)
+
+
+def written_in(text: str, marker: str, form: Form) -> str | None:
+    """Return the final answer as it stands after the marker, else in the last LaTeX box; None where there is neither."""
+    final = split(text, marker, form)
+    return boxed_in(text) if final is None else final.written
+
+
+def boxed_in(text: str) -> str | None:
+    r"""Return what the last `\boxed{...}` of a text holds, braces inside it included; None where there is none."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth, first = 1, start + len("\\boxed{")
+    for i in range(first, min(len(text), first + _LONGEST_BOX)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if not depth:
+            return text[first:i].strip()
+    return None
 
 
 def gold_of(gold: str, form: Form, marker: str, options: Mapping[str, str] | None = None) -> str | None:

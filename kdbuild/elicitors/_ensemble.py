@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from kdbuild import canonical
-from kdbuild.elicitors import Conversation, Conversing, Elicitor, Made, Rejected, Result, Scene, _novelty, side_by_side
+from kdbuild.elicitors import Conversation, Conversing, Elicitor, Made, Rejected, Result, Scene, side_by_side
+from kdbuild.elicitors._agreement import agreement
 from kdbuild.elicitors._extent import NOTHING, Extent, times
 from kdbuild.elicitors._words import words
 from kdbuild.errors import SpecError
 from kdbuild.records import Dropped, Row
-
-NUM_DECIMALS = 6
-"""Agreement is rounded to this before answers are compared, so that equal ones are equal."""
 
 
 def conversation(operator: Conversing, about: Row | Sequence[Row], scene: Scene) -> Conversation:
@@ -101,15 +99,10 @@ def _consensus(operator: Elicitor, row: Row, scene: Scene, actors: Sequence[str]
     rejected = [result for result in results.values() if isinstance(result, Rejected)]
     if not answered:
         return rejected[0] if rejected else Rejected("no answer to compare")
-    agreement = _agreement([words(made.answer or "") for _, made in answered])
-    actor, best = answered[agreement.index(max(agreement))]
+    agreed = agreement([words(made.answer or "") for _, made in answered])
+    actor, best = answered[agreed.index(max(agreed))]
     keys = dict.fromkeys(key for _, made in answered for key in made.keys)
-    return [replace(_marked(best, actor), keys=tuple(keys), scores={**best.scores, "agreement": max(agreement)})]
-
-
-def _agreement(texts: Sequence[Sequence[str]]) -> list[float]:
-    """Return how much each text is like the others: its mean ROUGE-L F1 with them, 0 where there are none."""
-    return [round(_mean(_f1(one, other) for j, other in enumerate(texts) if j != i), NUM_DECIMALS) for i, one in enumerate(texts)]
+    return [replace(_marked(best, actor), keys=tuple(keys), scores={**best.scores, "agreement": max(agreed)})]
 
 
 def _rows(result: Result) -> list[Row]:
@@ -159,18 +152,3 @@ def _own(rows: Sequence[Row], actor: str, given: Mapping[str, Row], scene: Scene
 
 def _content(row: Row) -> dict[str, object]:
     return {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("id", "parents", "roots")}
-
-
-# --- ROUGE-L -----------------------------------------------------------------------------------------------------------------
-
-
-def _f1(one: Sequence[str], other: Sequence[str]) -> float:
-    """Return ROUGE-L F1 (Lin 2004, equations 2 to 4, beta 1): twice the longest common subsequence over both lengths."""
-    if not one or not other:
-        return 0.0
-    return 2 * _novelty.common_length(_novelty.places_of(one), len(one), other) / (len(one) + len(other))
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else 0.0

@@ -7,6 +7,7 @@ import re
 from pydantic import Field
 
 from kdbuild.elicitors._asking import Asking
+from kdbuild.kinds import Model
 from kdbuild.sandbox import Limits, Outcome
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
@@ -17,8 +18,8 @@ _CODE_LINE = re.compile(
 _WALL_PER_CPU = 5
 
 
-class Running(Asking):
-    """Base of operators that run programs or tools, each in the sandbox (`kdbuild.sandbox`)."""
+class Limited(Model):
+    """Base of what runs programs or tools, each in the sandbox (`kdbuild.sandbox`)."""
 
     cpu_s: int = Field(2, ge=1, le=600)
     """Seconds of processor time a run may take; five times as many may pass."""
@@ -29,6 +30,10 @@ class Running(Asking):
     def limits(self) -> Limits:
         """What a run may use."""
         return Limits(cpu_s=self.cpu_s, wall_s=_WALL_PER_CPU * self.cpu_s, memory_mib=self.memory_mib)
+
+
+class Running(Limited, Asking):
+    """Base of operators that run what a teacher wrote."""
 
 
 def program_in(text: str) -> str | None:

@@ -79,10 +79,14 @@ class Tool:
         return f"{self.name}({', '.join(shown)})"
 
     def call(self, arguments: Mapping[str, Any], limits: Limits) -> Outcome:
-        """Call it in the sandbox; arguments that are null and need not be given are left out."""
-        given = {name: value for name, value in arguments.items() if value is not None or name not in self.optional}
-        (outcome,) = sandbox.run([Call(self.function, canonical.dumps(given), self.code, self.module)], limits)
+        """Call it in the sandbox."""
+        (outcome,) = sandbox.run([self.job(arguments)], limits)
         return outcome
+
+    def job(self, arguments: Mapping[str, Any]) -> Call:
+        """Return the call for the sandbox; arguments that are null and need not be given are left out."""
+        given = {name: value for name, value in arguments.items() if value is not None or name not in self.optional}
+        return Call(self.function, canonical.dumps(given), self.code, self.module)
 
 
 _ANSWER = '{"properties":{"answer":{"type":"string","minLength":1}},"required":["answer"]}'

@@ -103,9 +103,7 @@ class Scorer(Conversing):
 
     def _score_candidates(self, row: Row, scene: Scene) -> Conversation:
         texts = dict(enumerate(row.candidates))
-        found = yield from side_by_side(
-            {i: self.score(row.with_answer(one["text"], ended=bool(one.get("ended", True)), keys=()), scene) for i, one in texts.items()}
-        )
+        found = yield from side_by_side({i: self.score(as_answer(row, one), scene) for i, one in texts.items()})
         rejected = [result for result in found.values() if isinstance(result, Rejected)]
         if len(rejected) == len(found):
             return rejected[0]
@@ -126,6 +124,12 @@ class Scorer(Conversing):
         return f"{self.label}.{part}" if part else self.label
 
 
+def as_answer(row: Row, candidate: Mapping[str, Any]) -> Row:
+    """Return the row with a candidate as its answer: with the candidate's scores, where it has any, in place of the row's own."""
+    scored = replace(row, scores={**row.scores, **candidate.get("scores", {})})
+    return scored.with_answer(candidate["text"], ended=bool(candidate.get("ended", True)), keys=())
+
+
 class Judging(Scorer):
     """Base of scorers that are a model's opinion of an answer. The report states how often the model is right on shipped pairs of a good
     and a spoilt answer (`scorers/_calibration.py`).
@@ -139,4 +143,4 @@ class Judging(Scorer):
     fails."""
 
 
-__all__ = ["NUM_DECIMALS", "Conversation", "Cost", "Judging", "Made", "Rejected", "Scene", "Scorer", "Scores", "Scoring"]
+__all__ = ["NUM_DECIMALS", "Conversation", "Cost", "Judging", "Made", "Rejected", "Scene", "Scorer", "Scores", "Scoring", "as_answer"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Scene, _ensemble
+from kdbuild.elicitors import Answered, Conversation, Elicitor, Made, Rejected, Scene, _agreement, _ensemble
 from kdbuild.elicitors._words import words
 from kdbuild.elicitors.label import Label
 from kdbuild.errors import SpecError
@@ -211,4 +211,4 @@ def test_closing_it_closes_every_conversation():
 @given(*[st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat-", "It's"]), max_size=30).map(" ".join)] * 2)
 def test_rouge_l_is_rouge_scores(one, other):
     expected = RougeScorer(["rougeL"]).score(one, other)["rougeL"].fmeasure
-    assert _ensemble._f1(words(one), words(other)) == pytest.approx(expected, abs=1e-12)
+    assert _agreement.f1(words(one), words(other)) == pytest.approx(expected, abs=1e-12)
