@@ -81,6 +81,8 @@ class Scene:
     """Rows that others kept, by the name that a kind calls them (`pools`)."""
     max_memory_gb: float = 8.0
     """What a kind that compares many rows may take, about."""
+    facts: dict[str, float] = field(default_factory=dict)
+    """What a selector says of its work besides the verdicts (a recall): functions of the rows alone. It stands in select.json."""
 
     def child(self, parents: Sequence[Row], **fields: Any) -> Row:
         """Return a new row made of `parents` (at least one): its id is the digest of its content and its parents' ids.

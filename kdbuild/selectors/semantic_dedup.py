@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kdbuild.records import Row
-from kdbuild.selectors import KEEP, Scene, Selector, Verdict, drop
+from kdbuild.selectors import KEEP, Scene, Verdict, drop
+from kdbuild.selectors._greedy import Greedy
 from kdbuild.selectors._text import Part, meaning, turns
 
 _REASONS: dict[Part, str] = {
@@ -18,15 +19,20 @@ _REASONS: dict[Part, str] = {
 }
 
 
-class SemanticDedup(Selector):
-    """Keeps a row if no row kept before it, in id order, has an embedding as near as `max_cosine`.
+class SemanticDedup(Greedy):
+    """Keeps a row if no row kept before it, the best or by id, has an embedding as near as `max_cosine`.
 
-    The comparison is exact, every row with every kept one. Cosines are rounded to six decimals before they are compared with the limit, so
-    equal texts are always at 1.0; two rows whose cosine lies within what another batch size or processor moves (about 1e-7) of the limit
-    may fall on either side of it. A dropped row names the most similar of the kept rows before it.
+    The comparison is exact up to 150,000 rows, every row with every kept one; beyond it, rows are compared within cells of rows alike,
+    and select.json says which share of what should be dropped was found (`recall`, against all rows, for a sample). Cosines are rounded to
+    six decimals before they are compared with the limit, so equal texts are always at 1.0; two rows whose cosine lies within what another
+    batch size or processor moves (about 1e-7) of the limit may fall on either side of it. A dropped row names the most similar of the kept
+    rows before it.
     """
 
-    source: ClassVar[str | None] = "Abbas et al. 2023, SemDeDup, arXiv 2303.09540; here exact and greedy, without clusters"
+    kind_revision: ClassVar[int] = 2
+    source: ClassVar[str | None] = (
+        "Abbas et al. 2023, SemDeDup, arXiv 2303.09540, here greedy; by score: Liu et al. 2023, DEITA, arXiv 2312.15685, Repr Filter"
+    )
     block: ClassVar[str | None] = "select.dedup"
     needs_embedder: ClassVar[bool] = True
 
@@ -37,15 +43,22 @@ class SemanticDedup(Selector):
     """What is compared: the `prompt`, the `answer`, or `both`, each without system turns."""
 
     def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
-        """Return one verdict a row; a dropped row names the kept one nearest to it, with their cosine to four decimals."""
-        from kdbuild.selectors._similarity import greedy_cover
+        """Return one verdict a row; a dropped row names the kept one nearest to it, with their cosine to four decimals.
 
-        compared = [i for i, row in enumerate(rows) if turns(row, self.of)]
+        Raises:
+            StageError: a row lacks the score.
+        """
+        from kdbuild.selectors._cells import cover
+
         verdicts = [KEEP] * len(rows)
-        if not compared:
+        compared = [(i, row) for i, row in self.taken(rows, scene) if turns(row, self.of)]
+        num_fixed = sum(i < 0 for i, _ in compared)
+        if num_fixed == len(compared):
             return verdicts
-        match = greedy_cover(scene.embedder.embed([meaning(rows[i], self.of) for i in compared]), self.max_cosine)
-        for row, kept, cosine in zip(compared, match.index_Q.tolist(), match.cosine_Q.tolist(), strict=True):
+        vectors_ND = scene.embedder.embed([meaning(row, self.of) for _, row in compared])
+        found = cover(vectors_ND, self.max_cosine, num_fixed=num_fixed)
+        scene.facts.update(found.facts)
+        for (i, _), kept, cosine in zip(compared, found.match.index_Q.tolist(), found.match.cosine_Q.tolist(), strict=True):
             if kept >= 0:
-                verdicts[row] = drop(_REASONS[self.of], because_of=rows[compared[kept]].id, score=round(cosine, 4))
+                verdicts[i] = drop(_REASONS[self.of], because_of=compared[kept][1].id, score=round(cosine, 4))
         return verdicts
