@@ -2,15 +2,12 @@
 
 The hashing is rensa's. What it proposes is decided by the sets themselves, so a false proposal costs time and nothing else; a pair whose
 similarity is at the limit is missed with a probability below `MAX_MISSED_FRAC`, a more similar one with a smaller one.
-
-Shape suffixes: N texts, M hashes of a signature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from kdbuild.elicitors._words import words
 
@@ -39,14 +36,27 @@ def hashes_per_band(limit: float) -> int:
     return max(fitting, default=1)
 
 
-def bands(sets: Sequence[frozenset[str]], limit: float) -> list[list[bytes]]:
-    """Return for each set what its bands hold; sets are proposed where a band of theirs, the same one, holds the same."""
-    import rensa
+class Index:
+    """Sets by number, searched for those that may be alike."""
 
-    if not sets:
-        return []
-    width = 4 * hashes_per_band(limit)
-    matrix = rensa.RMinHash.digest_matrix_from_token_sets(sets, NUM_HASHES, SEED)
-    signatures_NM = np.array(matrix.to_rows(), np.uint32)
-    starts = range(0, 4 * NUM_HASHES - width + 1, width)
-    return [[row[at : at + width] for at in starts] for row in (one.tobytes() for one in signatures_NM)]
+    def __init__(self, limit: float) -> None:
+        """Sets with a Jaccard similarity of at least `limit` are to be found."""
+        import rensa
+
+        per_band = hashes_per_band(limit)
+        num_bands = NUM_HASHES // per_band
+        self._sign = rensa.RMinHash.from_token_sets
+        self._num_hashes = num_bands * per_band
+        self._bands = rensa.RMinHashLSH(limit, self._num_hashes, num_bands)
+
+    def signatures(self, sets: Sequence[Collection[str]]) -> list[Any]:
+        """Return what sets are put in and searched by; a shingle that is given twice counts once."""
+        return list(self._sign(sets, self._num_hashes, SEED))
+
+    def add(self, number: int, signature: Any) -> None:
+        """Put a set in."""
+        self._bands.insert(number, signature)
+
+    def possible(self, signature: Any) -> set[int]:
+        """Return the numbers of the sets that share a whole band with this one."""
+        return set(self._bands.query(signature))

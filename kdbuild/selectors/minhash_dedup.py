@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -15,7 +14,7 @@ from kdbuild.selectors import KEEP, Scene, Verdict, drop
 from kdbuild.selectors._greedy import Greedy
 from kdbuild.selectors._text import Part, meaning, turns
 
-_CHUNK, _REMEMBERED = 5_000, 20_000
+_CHUNK, _REMEMBERED = 64, 2_000
 """Texts hashed at a time, and texts whose shingles are kept at hand: what bounds the memory. Those of others are made again."""
 _REASONS: dict[Part, str] = {
     "prompt": "prompt shares most of its wording with a kept row's",
@@ -44,26 +43,23 @@ class MinhashDedup(Greedy):
 
     def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
         """Return one verdict a row; a dropped row names the kept one most like it, with their similarity to four decimals."""
-        from kdbuild.selectors._shingles import bands, jaccard, shingles
+        from kdbuild.selectors._shingles import Index, jaccard, shingles
 
         verdicts = [KEEP] * len(rows)
         taken = [(i, row) for i, row in self.taken(rows, scene) if turns(row, self.of)]
         shingled = lru_cache(_REMEMBERED)(lambda at: shingles(meaning(taken[at][1], self.of), self.num_words))
-        holding: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        index = Index(self.max_jaccard)
         for chunk in _chunks(range(len(taken))):
             sets = [shingled(at) for at in chunk]
-            for at, own, found in zip(chunk, sets, bands(sets, self.max_jaccard), strict=True):
-                keys = list(enumerate(found)) if own else []
+            for at, own, signature in zip(chunk, sets, index.signatures(sets), strict=True):
                 i = taken[at][0]
-                possible = {one for key in keys for one in holding.get(key, ())} if i >= 0 else ()
+                possible = index.possible(signature) if own and i >= 0 else ()
                 alike = [(-jaccard(own, shingled(one)), taken[one][1].id) for one in possible]
-                alike = [pair for pair in alike if -pair[0] >= self.max_jaccard]
-                if alike:
-                    nearest = min(alike)
+                nearest = min(alike, default=(0.0, ""))
+                if -nearest[0] >= self.max_jaccard:
                     verdicts[i] = drop(_REASONS[self.of], because_of=nearest[1], score=round(-nearest[0], 4))
-                else:
-                    for key in keys:
-                        holding[key].append(at)
+                elif own:
+                    index.add(at, signature)
         return verdicts
 
 

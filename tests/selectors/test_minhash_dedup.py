@@ -114,4 +114,4 @@ def test_long_and_foreign_texts() -> None:
 
 
 def test_no_bands_without_texts() -> None:
-    assert _shingles.bands([], 0.7) == []
+    assert _shingles.Index(0.7).signatures([]) == []
