@@ -49,16 +49,15 @@ def scores_have_names_of_their_own(given: Given) -> Iterator[Problem]:
 
 @rule
 def selectors_have_their_scores(given: Given) -> Iterator[Problem]:
-    """A score that a selector reads is written by a scorer before it, or comes with the rows."""
+    """A score that a selector or a scorer reads is written by a scorer before it, or comes with the rows."""
     for at, _, phase in given.phases():
         known, is_open = _scores_of(given, phase)
         for i, step in enumerate(phase.select):
-            if isinstance(step, Scorer):
-                known.update(step.names)
-                continue
-            for name in step.reads if not is_open else ():
+            read = step.reads_scores if isinstance(step, Scorer) else step.reads
+            for name in read if not is_open else ():
                 if not any(fnmatchcase(one, name) for one in known):
                     yield Problem((*at, "select", i), no_such("score", name, sorted(known)), hint=_hint(given, phase, name, known))
+            known.update(step.names if isinstance(step, Scorer) else ())
 
 
 def _hint(given: Given, phase: Phase, name: str, known: set[str]) -> str:

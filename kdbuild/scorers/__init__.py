@@ -68,6 +68,11 @@ class Scorer(Conversing):
         return frozenset()
 
     @property
+    def reads_scores(self) -> tuple[str, ...]:
+        """The scores that a row must have, from scorers before it."""
+        return ()
+
+    @property
     def label(self) -> str:
         """Its name among the row's scores."""
         return self.name or self.kind

@@ -1,7 +1,8 @@
 """Pairs of a good and a spoilt answer, written for this project: what a model that judges answers is tried on.
 
-Each spoilt answer is a plausible one with one thing wrong (`fault`): a wrong fact, a wrong number, cut off, off the topic, in another
-language, repeating itself, refusing what is harmless, against what was asked, or made up beside the passage.
+Each spoilt answer is a plausible one with one thing wrong (`fault`): a wrong fact, a wrong number, cut off, off the topic, repeating
+itself, refusing what is harmless, against the instruction, or not in the passage. In about half of the pairs the good answer is the
+longer one, so that length alone tells nothing.
 """
 
 from __future__ import annotations

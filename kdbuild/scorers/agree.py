@@ -48,6 +48,11 @@ class Agree(Scorer):
         """Return what is compared."""
         return ("scores",) if self.of == "orders" else ("candidates",)
 
+    @property
+    def reads_scores(self) -> tuple[str, ...]:
+        """Return what a judge's two orders left."""
+        return (_CONSISTENCY,) if self.of == "orders" else ()
+
     def score(self, row: Row, scene: Scene) -> Scoring:
         """Return the value of the row's answer, or the best of its candidates'."""
         if self.of == "orders":

@@ -8,20 +8,19 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from kdbuild import sandbox
-from kdbuild.elicitors import Conversation, Made, Rejected, Scene, _tools
+from kdbuild.elicitors import Rejected, Scene, _tools
 from kdbuild.elicitors._running import Limited, program_in
 from kdbuild.elicitors._tools import ToolUse
-from kdbuild.records import Dropped, Row
-from kdbuild.sandbox import Call, Outcome, Program
-from kdbuild.scorers import Cost, Scorer, Scores, Scoring, _likelihood, _runs, as_answer
+from kdbuild.records import Row
+from kdbuild.sandbox import Outcome
+from kdbuild.scorers import Scores, _likelihood, _runs
+from kdbuild.scorers._pooled import Pooled
 
 _STOPPED = (sandbox.TIME, sandbox.MEMORY, sandbox.DISK, sandbox.OUTPUT, sandbox.CRASHED, sandbox.ENDED, sandbox.UNSTEADY)
 """Why a run says nothing of the program: it was stopped at a limit, or it does not come out the same twice."""
-_AT_ONCE = 64
-"""Rows whose runs are handed to the sandbox together."""
 
 
-class Exec(Limited, Scorer):
+class Exec(Limited, Pooled):
     """1 where a program passes every test (or gives the right result, or runs without an error), else 0; `passed` is the share passed.
 
     With `run: calls` it is the row's calls of tools that are made again: 1 where all succeed, `passed` the share. A run that is stopped at
@@ -33,7 +32,6 @@ class Exec(Limited, Scorer):
         "Chen et al. 2021 (2107.03374), section 2.1: functional correctness, 1[tests(z) pass]; Qin et al. 2023, ToolLLM (2307.16789): calls"
     )
     block: ClassVar[str | None] = "score.exec"
-    cost: ClassVar[Cost] = Cost.COMPUTE
     parts: ClassVar[tuple[str, ...]] = ("", "passed")
 
     run: Literal["answer", "program", "calls"] = "answer"
@@ -52,11 +50,6 @@ class Exec(Limited, Scorer):
     apart with the reason, or taken as failed."""
 
     @property
-    def pooled(self) -> bool:  # type: ignore[override]
-        """Whether rows are taken together: all programs of a stage are run several at once."""
-        return True
-
-    @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
         """Return what is run, and what it is held against."""
         if self.run == "calls":
@@ -73,38 +66,18 @@ class Exec(Limited, Scorer):
         """Return the project's files of tools."""
         return tuple(use.file for use in self.tools if use.file is not None)
 
-    def gather(self, rows: Sequence[Row], scene: Scene) -> Conversation:
-        """Run what all rows hold, several at once, then read row by row what came of it (the sandbox remembers)."""
-        made: list[Row] = []
-        dropped: list[Dropped] = []
-        for start in range(0, len(rows), _AT_ONCE):
-            part = rows[start : start + _AT_ONCE]
-            sandbox.run([job for row in part for job in self._jobs_of(row, scene)], self.limits)
-            for row in part:
-                result = yield from self.elicit(row, scene)
-                if isinstance(result, list):
-                    made += result
-                elif isinstance(result, Rejected):
-                    dropped.append(Dropped(row.id, self.kind, result.reason, text=result.text))
-        return Made(made, dropped)
+    def values(self, rows: Sequence[Row], scene: Scene) -> list[Scores | Rejected]:
+        """Run what all rows hold, several at once, and return what came of each."""
+        plans = [self._plan(row, scene) for row in rows]
+        outcomes = iter(sandbox.run([job for plan in plans if not isinstance(plan, Rejected) for job in plan.jobs], self.limits))
+        return [plan if isinstance(plan, Rejected) else self._read(plan, [next(outcomes) for _ in plan.jobs]) for plan in plans]
 
-    def _jobs_of(self, row: Row, scene: Scene) -> list[Program | Call]:
-        """Return what is run for a row and its candidates."""
-        several = self.by_candidate and row.answer is None
-        plans = [self._plan(one, scene) for one in ([as_answer(row, c) for c in row.candidates] if several else [row])]
-        return [job for plan in plans if not isinstance(plan, Rejected) for job in plan.jobs]
-
-    def score(self, row: Row, scene: Scene) -> Scoring:
-        """Run it."""
-        plan = self._plan(row, scene)
-        if isinstance(plan, Rejected):
-            return plan
-        outcomes = sandbox.run(plan.jobs, self.limits)
+    def _read(self, plan: _runs.Plan, outcomes: Sequence[Outcome]) -> Scores | Rejected:
         stopped = next((outcome for outcome in outcomes if outcome.reason in _STOPPED), None)
         if stopped is not None and self.timeout == "apart":
             return Rejected(f"the {'call' if self.run == 'calls' else 'program'} {stopped.reason}", stopped.stderr)
-        return _values(plan, outcomes)
-        yield  # asks nobody
+        passed = plan.passed(outcomes)
+        return {"": float(all(passed)), "passed": sum(passed) / len(passed)}
 
     def _plan(self, row: Row, scene: Scene) -> _runs.Plan | Rejected:
         """Return what is to be run, or why nothing can be."""
@@ -118,8 +91,3 @@ class Exec(Limited, Scorer):
         if self.against == "gold":
             return _runs.with_gold(program, row.gold)
         return _runs.with_tests(program, row, self.tests) if self.against == "tests" else _runs.alone(program)
-
-
-def _values(plan: _runs.Plan, outcomes: Sequence[Outcome]) -> Scores:
-    passed = plan.passed(outcomes)
-    return {"": float(all(passed)), "passed": sum(passed) / len(passed)}

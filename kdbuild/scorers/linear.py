@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from kdbuild.elicitors import Conversation, Made, Rejected, Scene
-from kdbuild.records import Dropped, Row
-from kdbuild.scorers import Cost, Scorer, Scoring, as_answer
+from kdbuild.elicitors import Rejected, Scene
+from kdbuild.records import Row
+from kdbuild.scorers import Cost, Scores
+from kdbuild.scorers._pooled import Pooled
 
+_META = "meta."
 _MISSING = Rejected("an indicator is missing")
 _UNDECIDED = Rejected("too few rows with a known target to fit on")
 _Model = tuple[float, Mapping[str, float]]
 """(intercept, coefficients by score)."""
 
 
-class Linear(Scorer):
+class Linear(Pooled):
     """b0 + sum_j b_j I_j of scores I_j that scorers before it wrote: with the coefficients given, or fitted on the rows whose target is
     known, by least squares (`ridge` adds ridge |b|^2).
 
@@ -57,6 +59,8 @@ class Linear(Scorer):
             raise PydanticCustomError("linear_given", "`ridge` and `log_target` are about a fit: say `target:`")
         if self.target is not None and self.intercept:
             raise PydanticCustomError("linear_intercept", "with a `target` the intercept is fitted")
+        if len(set(self.indicators)) < len(self.indicators):
+            raise PydanticCustomError("linear_twice", "an indicator is named once")
         if self.target in self.indicators:
             raise PydanticCustomError("linear_itself", "the target cannot be predicted from itself")
         return self
@@ -67,34 +71,14 @@ class Linear(Scorer):
         return ()
 
     @property
-    def pooled(self) -> bool:  # type: ignore[override]
-        """Whether it is fitted on all rows."""
-        return self.target is not None
+    def reads_scores(self) -> tuple[str, ...]:
+        """Return the indicators and the target."""
+        return (*self.indicators, *([self.target] if self.target is not None and not self.target.startswith(_META) else []))
 
-    def score(self, row: Row, scene: Scene) -> Scoring:
-        """Return the value by the coefficients given."""
-        values, given = self._values(row), self.indicators
-        if values is None or not isinstance(given, dict):
-            return _MISSING
-        return {"": math.fsum([self.intercept, *(b * value for b, value in zip(given.values(), values, strict=True))])}
-        yield  # asks nobody
-
-    def gather(self, rows: Sequence[Row], scene: Scene) -> Conversation:
-        """Fit on the rows (and candidates) whose target is known, then predict all."""
-        model = self._fitted([one for row in rows for one in _answers_of(row)])
-        if model is None:
-            return Made([], [Dropped(row.id, self.kind, _UNDECIDED.reason) for row in rows])
-        # The same scorer, as it would be written with these coefficients.
-        scorer = self.model_copy(update={"intercept": model[0], "indicators": dict(model[1]), "target": None})
-        made: list[Row] = []
-        dropped: list[Dropped] = []
-        for row in rows:
-            result = yield from scorer.elicit(row, scene)
-            if isinstance(result, Rejected):
-                dropped.append(Dropped(row.id, self.kind, result.reason))
-            elif isinstance(result, list):
-                made += result
-        return Made(made, dropped)
+    def values(self, rows: Sequence[Row], scene: Scene) -> list[Scores | Rejected]:
+        """Fit on the rows whose target is known, where nothing is given, and predict all."""
+        model = (self.intercept, self.indicators) if isinstance(self.indicators, dict) else self._fitted(rows)
+        return [_UNDECIDED if model is None else self._predicted(row, model) for row in rows]
 
     def _fitted(self, rows: Sequence[Row]) -> _Model | None:
         from kdbuild.scorers import _regression
@@ -110,18 +94,16 @@ class Linear(Scorer):
 
     def _target(self, row: Row) -> float | None:
         name = self.target or ""
-        value = _number(row.meta.get(name.removeprefix("meta."))) if name.startswith("meta.") else row.scores.get(name)
+        value = _number(row.meta.get(name.removeprefix(_META))) if name.startswith(_META) else row.scores.get(name)
         if value is None or not self.log_target:
             return value
         return math.log(value) if value > 0 else None
 
-
-def _answers_of(row: Row) -> Iterator[Row]:
-    """Yield the row or, while it has no answer, the row with each of its candidates."""
-    if row.answer is None and row.candidates:
-        yield from (as_answer(row, candidate) for candidate in row.candidates)
-    else:
-        yield row
+    def _predicted(self, row: Row, model: _Model) -> Scores | Rejected:
+        values = self._values(row)
+        if values is None:
+            return _MISSING
+        return {"": model[0] + sum(b * value for b, value in zip(model[1].values(), values, strict=True))}
 
 
 def _number(text: str | None) -> float | None:
