@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 ROWS_PER_GROUP = 4096
 MANIFEST = "manifest.json"
-SCORES, JUDGED = "scores", "calls"
-"""Folders inside a `dropped/` data set: the scores of the training rows (`Scored`), and the answers they were made of (`Call`)."""
+SCORES, JUDGED, MATCHED = "scores", "calls", "matched"
+"""Folders inside a `dropped/` data set: the scores of the training rows (`Scored`), the answers they were made of (`Call`), and the texts
+of what rows lost to that is no row of the stage (`Matched`)."""
 REJECTED = "rejected"
 """Folder inside an `elicited/` data set: the rows (of `Dropped`) whose answer could not be used or that were not answered."""
 
@@ -123,6 +124,15 @@ class Scored:
     name: str
     """Name of the score; `<name>[i]` for the i-th candidate of a row without an answer."""
     value: float
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What a dropped row lost to, where that is no row of the stage: a row of another data set, or an item of an evaluation."""
+
+    id: str
+    """What `Dropped.because_of` names."""
+    text: str
 
 
 @dataclass(frozen=True)
@@ -306,8 +316,10 @@ def write_dataset(folder: Path, record: type, rows: Iterable[Any], *, manifest: 
     write_manifest(folder, {"record": record.__name__, "num_rows": len(ordered), **(manifest or {})})
 
 
-def read_dataset(folder: Path, record: type) -> list[Any]:
+def read_dataset(folder: Path, record: type, *, any_of: Mapping[str, Collection[str]] | None = None) -> list[Any]:
     """Return the rows of a data set in id order, after checking the manifest's sizes.
+
+    `any_of` returns only those in which one of these columns holds one of its values.
 
     Raises:
         ArtifactError: the directory is missing, or is not what its manifest says.
@@ -317,11 +329,14 @@ def read_dataset(folder: Path, record: type) -> list[Any]:
     manifest = read_manifest(folder)
     if manifest.get("record") != record.__name__:
         raise ArtifactError(f"{folder} holds {manifest.get('record')} rows, not {record.__name__}")
+    wanted = None if any_of is None else [[(column, "in", sorted(values))] for column, values in any_of.items() if values]
+    if wanted == []:
+        return []
     rows = [
         _record(record, values)
         for name in sorted(manifest["files"])
         if name.endswith(".parquet") and "/" not in name  # a folder inside is a data set of its own
-        for values in pq.read_table(folder / name).to_pylist()
+        for values in pq.read_table(folder / name, filters=wanted).to_pylist()
     ]
     return sorted(rows, key=_sort_key)
 

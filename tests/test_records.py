@@ -98,3 +98,11 @@ def test_content_of_files_and_folders(tmp_path):
     assert records.content_digest(tmp_path) != one
     assert records.content_digest(tmp_path / "a") == records.sha256_of(tmp_path / "a")
     assert records.content_digest(tmp_path / "nothing") == records.content_digest(tmp_path / "nothing at all")
+
+
+def test_a_data_set_can_be_read_in_part(tmp_path):
+    calls = [Call(f"r{i}", f"{i % 3:064x}", 8, "{}") for i in range(12)]
+    records.write_dataset(tmp_path, Call, calls)
+    found = records.read_dataset(tmp_path, Call, any_of={"id": {"r1", "r2", "nobody"}, "key": [f"{0:064x}"]})
+    assert {call.id for call in found} == {"r1", "r2", "r0", "r3", "r6", "r9"}
+    assert records.read_dataset(tmp_path, Call, any_of={"id": (), "key": ()}) == []

@@ -19,18 +19,20 @@ class Verdict:
     reason: str | None
     """Why it is dropped; None keeps it. Never holds a threshold: an edit that drops the same rows must leave the same bytes."""
     because_of: str | None = None
-    """Id of the kept row that makes this one superfluous, or of the row that it was found in."""
+    """Id of the kept row that makes this one superfluous; `<set>/<id>` of the item of an evaluation that it was found in."""
     score: float | None = None
     row: Row | None = None
     """The row as it goes on, where it does not go on as it came (a candidate was chosen as its answer)."""
+    matched: str | None = None
+    """Text of what `because_of` names, where that is neither a row nor a row of a pool: the report shows it beside the dropped row."""
 
 
 KEEP = Verdict(None)
 
 
-def drop(reason: str, *, because_of: str | None = None, score: float | None = None) -> Verdict:
+def drop(reason: str, *, because_of: str | None = None, score: float | None = None, matched: str | None = None) -> Verdict:
     """Return the verdict that drops a row."""
-    return Verdict(reason, because_of, score)
+    return Verdict(reason, because_of, score, matched=matched)
 
 
 class Selector(Kind):

@@ -11,14 +11,14 @@ from pathlib import Path
 from kdbuild import records
 from kdbuild.elicitors import Scene
 from kdbuild.errors import StageError
-from kdbuild.records import Call, Dropped, Row, Scored
+from kdbuild.records import Call, Dropped, Matched, Row, Scored
 from kdbuild.rows import place
 from kdbuild.rows.answers import encode
 from kdbuild.rows.conversations import Setting, Talks
 from kdbuild.rows.forecast import keys_by_row
 from kdbuild.rows.store import Ledger, Store
 from kdbuild.scorers import Judging, Scorer, _calibration
-from kdbuild.selectors import Selector
+from kdbuild.selectors import Selector, Verdict
 from kdbuild.spec import layout
 from kdbuild.spec.sections import SelectSection
 from kdbuild.stages.asking import Asker
@@ -73,6 +73,10 @@ class _Selection:
     talks: list[Talks] = field(default_factory=list)
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     """Score to `accuracy` and `num_pairs`."""
+    steps: list[dict[str, object]] = field(default_factory=list)
+    """What each step did, in order."""
+    matched: dict[str, str] = field(default_factory=dict)
+    """What rows lost to that is no row of this stage: id to text."""
 
     def __post_init__(self) -> None:
         """Open what the steps need."""
@@ -82,6 +86,8 @@ class _Selection:
         vectors = Vectors(job, section.embedder)
         self.scene = Scene(job.root, gives=gives, embedder=vectors, pools=pools, max_memory_gb=job.runtime.select.max_memory_gb)
         self.num_rows = len(self.rows)
+        self._ids = frozenset(row.id for row in self.rows)
+        self._pool_texts: dict[str, dict[str, str]] = {}
         self._asker = self._open_asker() if any(isinstance(step, Scorer) for step in section.steps) else None
 
     def _open_asker(self) -> Asker:
@@ -103,7 +109,7 @@ class _Selection:
             aside = [] if both and (isinstance(step, Scorer) or step.completes) else [row for row in self.rows if row.held_out]
             seen = self.rows if not aside else [row for row in self.rows if not row.held_out]
             kept = self._score(step, seen) if isinstance(step, Scorer) else self._select(step, seen)
-            self.rows = sorted([*kept, *aside], key=lambda row: row.id)
+            self._go_on(step.kind, sorted([*kept, *aside], key=lambda row: row.id), step.names if isinstance(step, Scorer) else ())
         if num_complete:
             self._leave_out_unanswered()
         if self._asker is not None:
@@ -113,7 +119,17 @@ class _Selection:
         answered = {row.id for row in self.rows if (row.answer or "").strip()}
         if answered:
             self._drop(row for row in self.rows if row.id not in answered)
-            self.rows = [row for row in self.rows if row.id in answered]
+            self._go_on(STEP, [row for row in self.rows if row.id in answered])
+
+    def _go_on(self, kind: str, rows: list[Row], scores: Sequence[str] = ()) -> None:
+        """Take the rows that a step left; what it did goes into select.json, the held-out side apart."""
+        before, after = Counter(row.held_out for row in self.rows), Counter(row.held_out for row in rows)
+        sides = {"training_in": before[False], "training_left": after[False], "held_out_in": before[True], "held_out_left": after[True]}
+        counts: dict[str, object] = {f"num_{name}": count for name, count in sides.items()}
+        said = {**({"scores": list(scores)} if scores else {}), **({"facts": dict(self.scene.facts)} if self.scene.facts else {})}
+        self.scene.facts.clear()
+        self.steps.append({"kind": kind, **said, **counts})
+        self.rows = rows
 
     def _drop(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -164,7 +180,22 @@ class _Selection:
             else:
                 self._note(row)
                 self.dropped.append(Dropped(row.id, selector.kind, verdict.reason, verdict.because_of, verdict.score, _for_people(row)))
+                self._match(selector, verdict)
         return kept
+
+    def _match(self, selector: Selector, verdict: Verdict) -> None:
+        """Remember the text of what a row lost to, where that is a row of a pool or no row at all."""
+        name = verdict.because_of
+        if name is None or name in self._ids:
+            return
+        text = verdict.matched or next((pool[name] for pool in (self._texts(each) for each in selector.pools) if name in pool), None)
+        if text is not None:
+            self.matched[name] = text
+
+    def _texts(self, pool: str) -> dict[str, str]:
+        if pool not in self._pool_texts:
+            self._pool_texts[pool] = {row.id: _for_people(row) for row in self.scene.pools[pool]}
+        return self._pool_texts[pool]
 
 
 def _pool(job: Job, path: str) -> list[Row]:
@@ -193,14 +224,17 @@ def _write(job: Job, section: SelectSection, selection: _Selection, rejected: li
         _write_part(folder / records.SCORES, Scored, list(_scores(scored.values())))
         answers = {asked: used for part in selection.talks for asked, used in part.answers.items()}
         _write_part(folder / records.JUDGED, Call, [Call(ask.row, *asked, encode(answer)) for asked, (ask, answer) in answers.items()])
+    if selection.matched:
+        _write_part(folder / records.MATCHED, Matched, [Matched(*one) for one in selection.matched.items()])
     records.write_dataset(folder, Dropped, dropped)
     facts: dict[str, object] = {"num_rows": num_rows, "num_held_out": num_held_out, "num_kept": num_kept, "num_dropped": _counts(dropped)}
+    facts["steps"] = selection.steps
     if selection.calibration:
         facts["calibration"] = selection.calibration
     job.write_json(layout.facts(job.spec, phase, STEP), facts)
 
 
-def _write_part(folder: Path, record: type, rows: list[Scored] | list[Call]) -> None:
+def _write_part(folder: Path, record: type, rows: list[Scored] | list[Call] | list[Matched]) -> None:
     folder.mkdir()
     records.write_dataset(folder, record, rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -215,3 +216,29 @@ def test_a_torn_input_is_refused(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match=r"part-0\.parquet"):
         stage(tmp_path, [], [EXACT])
+
+
+def test_select_json_tells_what_each_step_left_of_both_sides(tmp_path: Path) -> None:
+    given = [row(f"r{i:03d}", "all the same" if i % 2 else f"text {i}", "text") for i in range(40)] + [row("x", "no answer", None)]
+    phase = stage(tmp_path, given, [EXACT, SEMANTIC], held_out_frac=0.3)
+    kept = selected(phase)
+    num_held_out = sum(r.held_out for r in kept)
+    steps = json.loads((phase / "select.json").read_text(encoding="utf-8"))["steps"]
+    assert [step["kind"] for step in steps] == ["select", "exact-dedup", "semantic-dedup"]
+    assert (steps[0]["num_training_in"] + steps[0]["num_held_out_in"], steps[-1]["num_training_left"]) == (41, len(kept) - num_held_out)
+    assert [step["num_held_out_left"] for step in steps] == [num_held_out] * 3
+    for step, following in itertools.pairwise(steps):
+        assert step["num_training_left"] == following["num_training_in"]
+    for step in steps[1:]:
+        assert step["num_training_in"] - step["num_training_left"] == sum(d.by == step["kind"] for d in dropped(phase))
+
+
+def test_the_text_of_a_pools_row_that_won_lies_beside_what_lost_to_it(tmp_path: Path) -> None:
+    pool = tmp_path / "artifacts/s/old/selected"
+    pool.mkdir(parents=True)
+    records.write_dataset(pool, Row, [row("old", "one two", "yes"), row("other", "unlike", "yes")])
+    given = [row("a", "ONE two", "yes"), row("b", "three", "yes"), row("c", "three", "yes")]
+    phase = stage(tmp_path, given, [{**EXACT, "against": ["old"]}], pools={"old": "artifacts/s/old/selected"}, held_out_frac=0)
+    assert [(d.id, d.because_of) for d in dropped(phase)] == [("a", "old"), ("c", "b")]
+    found = records.read_dataset(phase / "dropped" / records.MATCHED, records.Matched)
+    assert found == [records.Matched("old", "user: one two\n\nassistant: yes")]
