@@ -118,17 +118,27 @@ def _below(annotation: Any, marks: tuple[Any, ...], path: str, *, knob: bool) ->
         members = [member for member in get_args(annotation) if member is not type(None)]
         for member in members:
             yield from _below(member, (), path, knob=knob)
-    elif get_origin(annotation) in (list, tuple, dict) and _holds_models(annotation):
+    elif get_origin(annotation) in (list, tuple, dict) and _holds_models(annotation) and not ("[" in path and _holds_kinds(annotation)):
         yield from _below(get_args(annotation)[-1], (), f"{path}.*", knob=knob)
     else:
         yield path, knob
 
 
-def _holds_models(annotation: Any) -> bool:
-    """Whether a container holds something with fields of its own; a list of plain values is one field."""
+def _holds_kinds(annotation: Any) -> bool:
+    """Whether a container holds kinds. Below a kind they are one field: what defines them is in its identity whole."""
     item = get_args(annotation)[-1]
     while hasattr(item, "__metadata__"):
         if any(isinstance(mark, OneOf) for mark in item.__metadata__):
             return True
+        item = item.__origin__
+    return False
+
+
+def _holds_models(annotation: Any) -> bool:
+    """Whether a container holds something with fields of its own; a list of plain values is one field."""
+    item = get_args(annotation)[-1]
+    if _holds_kinds(annotation):
+        return True
+    while hasattr(item, "__metadata__"):
         item = item.__origin__
     return isinstance(item, type) and issubclass(item, BaseModel)

@@ -29,7 +29,9 @@ SOURCES = ["hf:org/name@main", "path:models/a", "path:models/a.gguf", *WHEELS]
 TEXTS = ["x", "y", "a.b", "cpu", "specs/a.jsonl", "specs/b.jsonl", "org/name", *SOURCES]
 ROLES = [("a", "x", "teacher"), ("c", "x", "teacher"), ("a", "z", "teacher"), ("a", "x", "judge")]
 FORMS = [("prompt", "x"), ("prompt", "z"), ("answer", "z"), ("name", "b"), ("system", "t")]
+SETS = [{"exam": {"kind": "dataset", "path": f"specs/{name}.jsonl"}} for name in "ab"]
 BY_NAME = {
+    "sets": SETS,
     "callable": ["math:floor", "math:ceil"],
     "name": ["floor", "ceil"],
     "path": ["specs/a.jsonl", "specs/b.jsonl"],
@@ -49,7 +51,7 @@ BY_NAME = {
 }
 """Values worth trying first; what fits no name and no type here is found by trying."""
 NUMBERS = [1, 2, 3, 8, 16, 64, 256, 1024, 0, 0.5, 0.25]
-FREE = [{"model_type": "llama"}, {"model_type": "llama", "hidden_size": 64}]
+FREE = [{"model_type": "llama"}, {"model_type": "llama", "hidden_size": 64}, *SETS]
 
 
 def candidates(annotation: Any, marks: tuple[Any, ...] = ()) -> list[Any]:
