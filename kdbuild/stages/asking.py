@@ -48,14 +48,14 @@ class Asker:
         self._sessions: dict[str, tuple[Session, Teacher]] = {}
         self._before = store.spent(job.name, str(job.section.get("_key", "")))
 
-    def ask(self, operator: Conversing, rows: Sequence[Row], num_rows: int) -> Talks:
+    def ask(self, operator: Conversing, rows: Sequence[Row], num_rows: int, *, accepts_failures: bool = True) -> Talks:
         """Return the finished conversations of one operator about `rows`; `num_rows` is what the accepted share of failures is of.
 
         Raises:
             StageError: more calls failed than the spec accepts, or the budget is spent.
         """
         num_failed = sum(len(talks.failed) for talks in self.talks)
-        allowed = self._accept_failed_frac * num_rows - num_failed
+        allowed = self._accept_failed_frac * num_rows - num_failed if accepts_failures else 0
         talks, missing = start(operator, rows, self._setting, self._store, allowed_failures=allowed)
         if missing and refill(self._store, self._job.root, lambda: [question.asked for question in talks.advance()]):
             talks, missing = start(operator, rows, self._setting, self._store, allowed_failures=allowed)

@@ -161,7 +161,8 @@ class _Selection:
             StageError: less often than the spec demands.
         """
         pairs = _calibration.pairs(scorer)
-        talks = asker.ask(scorer, [row for pair in pairs for row in pair], 0)
+        rows = [row for pair in pairs for row in pair]
+        talks = asker.ask(scorer, rows, len(rows), accepts_failures=False)
         self.talks.append(talks)
         accuracy = _calibration.accuracy(pairs, talks.rows, scorer.label)
         self.calibration[scorer.label] = {"accuracy": accuracy, "num_pairs": len(pairs)}

@@ -15,7 +15,7 @@ import pytest
 from kdbuild import canonical, kinds, records
 from kdbuild.errors import ArtifactError, StageError
 from kdbuild.kinds import OneOf
-from kdbuild.records import Dropped, Message, Row
+from kdbuild.records import Call, Dropped, Message, Row, Scored
 from kdbuild.spec.model import Params
 from kdbuild.spec.sections import EmbedderUse
 from kdbuild.stages import select
@@ -51,6 +51,7 @@ def stage(
     params: Params | None = None,
     pools: dict[str, str] | None = None,
     accept_failed_frac: float = 0.0,
+    teacher: dict[str, Any] | None = None,
 ) -> Path:
     """Write `elicited/`, run the stage, and return the phase's folder."""
     phase = root / "artifacts/s/p"
@@ -65,7 +66,7 @@ def stage(
         "_key": "0" * 64,
         "rows": "artifacts/s/p/elicited",
         "steps": [OneOf("selectors", "scorers").load(one["kind"]).model_validate(one).identity() for one in selectors],
-        "actors": {},
+        "actors": {"teacher": {"name": "tiny", "teacher": teacher, "weights": None}} if teacher else {},
         "embedder": embedder,
         "pools": pools or {},
         "held_out_frac": held_out_frac,
@@ -242,3 +243,90 @@ def test_the_text_of_a_pools_row_that_won_lies_beside_what_lost_to_it(tmp_path: 
     assert [(d.id, d.because_of) for d in dropped(phase)] == [("a", "old"), ("c", "b")]
     found = records.read_dataset(phase / "dropped" / records.MATCHED, records.Matched)
     assert found == [records.Matched("old", "user: one two\n\nassistant: yes")]
+
+
+# --- scorers -----------------------------------------------------------------------------------------------------------------
+
+ANSWER = {"kind": "answer"}
+RATING = {"kind": "rating"}
+FAKE_TEACHER = {"kind": "fake"}
+
+
+def sums(count: int) -> list[Row]:
+    """Return rows of which every third is answered wrongly."""
+    return [row(f"q{i:03d}", f"What is {i} + 1?", f"Answer: {i + 1 + (i % 3 == 0)}", gold=str(i + 1)) for i in range(count)]
+
+
+def scores_of(phase: Path) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for one in records.read_dataset(phase / "dropped" / records.SCORES, Scored):
+        found.setdefault(one.id, {})[one.name] = one.value
+    return found
+
+
+def test_scores_decide_and_are_told_of_kept_and_dropped_rows(tmp_path: Path) -> None:
+    given = sums(30)
+    phase = stage(tmp_path, given, [{**ANSWER, "answers": "number"}, {"kind": "keep", "where": "answer > 0.5"}], held_out_frac=0.2)
+    kept, gone = selected(phase), dropped(phase)
+    held_out = {r.id for r in kept if r.held_out}
+    wrong = {r.id for i, r in enumerate(given) if i % 3 == 0}
+    assert {d.id for d in gone} == wrong - held_out
+    assert {r.id for r in kept} == {r.id for r in given} - (wrong - held_out)
+    assert scores_of(phase) == {r.id: {"answer": float(r.id not in wrong), "answer.read": 1.0} for r in given if r.id not in held_out}
+    assert all(r.scores == {} for r in kept)
+
+
+def test_a_score_goes_on_with_the_rows_where_the_spec_says_so(tmp_path: Path) -> None:
+    phase = stage(tmp_path, sums(12), [{**ANSWER, "name": "right", "carry": True}], held_out_frac=0.2)
+    assert all(r.held_out or set(r.scores) == {"right", "right.read"} for r in selected(phase))
+
+
+def test_a_row_that_cannot_be_scored_is_apart_and_fails_the_stage_unless_accepted(tmp_path: Path) -> None:
+    given = [*sums(20), row("nogold", "What is 1 + 1?", "Answer: 2")]
+    with pytest.raises(StageError) as caught:
+        stage(tmp_path / "a", given, [ANSWER], held_out_frac=0.0)
+    assert "scorer `answer` failed on 1 of 21 rows" in str(caught.value)
+    assert "nogold: no right answer to compare with" in str(caught.value)
+    phase = stage(tmp_path / "b", given, [ANSWER], held_out_frac=0.0, accept_failed_frac=0.1)
+    assert [(d.id, d.by, d.reason) for d in dropped(phase)] == [("nogold", "answer", "no right answer to compare with")]
+    assert len(selected(phase)) == 20
+
+
+def test_of_scorers_that_follow_each_other_the_cheap_one_runs_first(tmp_path: Path) -> None:
+    """A row that fails the cheap one is not asked about."""
+    given = [*sums(20), row("nogold", "What is 1 + 1?", "Answer: 2")]
+    phase = stage(tmp_path, given, [RATING, ANSWER], held_out_frac=0.0, accept_failed_frac=0.1, teacher=FAKE_TEACHER)
+    asked = {call.id for call in records.read_dataset(phase / "dropped" / records.JUDGED, Call)}
+    assert "nogold" not in asked
+    assert {r.id for r in sums(20)} <= asked
+
+
+def test_answers_are_kept_and_not_asked_for_again(tmp_path: Path) -> None:
+    given, log = sums(10), tmp_path / "calls.log"
+    first = outputs(stage(tmp_path, given, [RATING], teacher={**FAKE_TEACHER, "calls_log": str(log)}))
+    num_calls = len(log.read_text().splitlines())
+    assert num_calls == 2 * 48 + sum(not r.held_out for r in selected(tmp_path / "artifacts/s/p"))
+    assert outputs(stage(tmp_path, given, [RATING], teacher={**FAKE_TEACHER, "calls_log": str(log)})) == first
+    assert len(log.read_text().splitlines()) == num_calls
+    assert any(name.startswith("dropped/calls/") for name in first)
+
+
+def test_a_judge_says_how_good_it_is_and_may_not_be_good_enough(tmp_path: Path) -> None:
+    given = sums(10)
+    phase = stage(tmp_path / "a", given, [RATING], teacher=FAKE_TEACHER)
+    calibration = json.loads((phase / "select.json").read_text())["calibration"]["rating"]
+    assert calibration["num_pairs"] == 48
+    assert 0.0 <= calibration["accuracy"] < 1.0
+    with pytest.raises(StageError, match=r"prefers the good answer in .* of 48 shipped pairs; `min_accuracy` is 100%"):
+        stage(tmp_path / "b", given, [{**RATING, "min_accuracy": 1.0}], teacher=FAKE_TEACHER)
+
+
+def test_the_best_candidate_becomes_the_answer_on_both_sides(tmp_path: Path) -> None:
+    given = [
+        Row(f"q{i:03d}", (Message("user", f"What is {i} + 1?"),), gold=str(i + 1), candidates=({"text": f"{i}"}, {"text": f"{i + 1}"}))
+        for i in range(20)
+    ]
+    steps = [{**ANSWER, "answers": "number"}, {"kind": "keep", "score": "answer", "best_of": "candidates"}]
+    kept = selected(stage(tmp_path, given, steps, held_out_frac=0.3))
+    assert {r.id: r.answer for r in kept} == {r.id: r.gold for r in given}
+    assert 0 < sum(r.held_out for r in kept) < 20
