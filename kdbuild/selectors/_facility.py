@@ -75,33 +75,33 @@ class Dense:
         if 4 * len(vectors_ND) ** 2 <= max_memory_gb * 2**30 / 2:
             kept_NN = np.empty((len(vectors_ND), len(vectors_ND)), np.int32)
             for at in range(0, len(vectors_ND), _STRIP):
-                kept_NN[at : at + _STRIP] = self._scaled(np.arange(at, min(at + _STRIP, len(vectors_ND))))
+                rows = np.arange(at, min(at + _STRIP, len(vectors_ND)))
+                kept_NN[at : at + _STRIP, at:] = self._scaled(rows, at)
+                kept_NN[at:, at : at + _STRIP] = kept_NN[at : at + _STRIP, at:].T
             self._kept_NN = kept_NN
 
     def _rows(self, rows_K: np.ndarray) -> np.ndarray:
         scaled_KN: np.ndarray = self._scaled(rows_K) if self._kept_NN is None else self._kept_NN[rows_K]
         return scaled_KN
 
-    def _scaled(self, rows_K: np.ndarray) -> np.ndarray:
-        exact_KN = self._wide_ND[rows_K] @ self._wide_ND.T
+    def _scaled(self, rows_K: np.ndarray, first: int = 0) -> np.ndarray:
+        exact_KN = self._wide_ND[rows_K] @ self._wide_ND[first:].T
         exact_KN *= SCALE
         scaled_KN = np.rint(exact_KN)
         np.subtract(exact_KN, scaled_KN, out=exact_KN)
         np.abs(exact_KN, out=exact_KN)
         for at in np.flatnonzero(exact_KN.max(axis=1, initial=0) > 0.5 - 1e-7).tolist():
             close = np.flatnonzero(exact_KN[at] > 0.5 - 1e-7)
-            scaled_KN[at, close] = np.rint(cosines(self._vectors_ND[rows_K[at]], self._vectors_ND[close]) * SCALE)
+            scaled_KN[at, close] = np.rint(cosines(self._vectors_ND[rows_K[at]], self._vectors_ND[first + close]) * SCALE)
         np.maximum(scaled_KN, 0, out=scaled_KN)
         whole_KN: np.ndarray = scaled_KN.astype(np.int32)
         return whole_KN
 
     def gains(self, rows_K: np.ndarray, best_N: np.ndarray) -> np.ndarray:
         """Return the gains."""
-        best_N = best_N.astype(np.int32)
-        gained_KN = self._rows(rows_K)
-        np.maximum(gained_KN, best_N, out=gained_KN)
-        gained_KN -= best_N
-        total_K: np.ndarray = gained_KN.sum(axis=1, dtype=np.int64)
+        served_KN = self._rows(rows_K)
+        np.maximum(served_KN, best_N.astype(np.int32), out=served_KN)
+        total_K: np.ndarray = served_KN.sum(axis=1, dtype=np.int64) - best_N.sum()
         return total_K
 
     def serve(self, row: int, best_N: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from kdbuild.embedders.fake import Fake
 from kdbuild.records import Message, Row
-from kdbuild.selectors import KEEP, Scene, Verdict
+from kdbuild.selectors import KEEP, Scene, Verdict, _cells
 from kdbuild.selectors.semantic_dedup import SemanticDedup
 
 
@@ -78,3 +79,34 @@ def test_a_shared_system_prompt_makes_no_row_like_another() -> None:
 def test_a_limit_that_is_no_cosine_is_refused(wrong: object) -> None:
     with pytest.raises(ValidationError):
         SemanticDedup.model_validate({"kind": "semantic-dedup", "max_cosine": wrong})
+
+
+def scored(one: Row, quality: float) -> Row:
+    return replace(one, scores={"quality": quality})
+
+
+def test_the_best_of_near_rows_stays() -> None:
+    """cos 10 = 0.98481. Best first b, then c and a in turn: a is near b alone, c is near b alone."""
+    rows = [scored(row("1", "a"), 0.1), scored(row("2", "b"), 0.9), scored(row("3", "c"), 0.5), scored(row("4", "d"), 0.5)]
+    verdicts = SemanticDedup(max_cosine=0.97, by_score="quality", of="prompt").judge(rows, at_angles(a=0, b=10, c=20, d=20))
+    assert [v.because_of for v in verdicts] == ["2", None, "2", "2"]
+    far = SemanticDedup(max_cosine=0.99, by_score="quality", of="prompt").judge(rows, at_angles(a=0, b=10, c=20, d=20))
+    assert [v.because_of for v in far] == [None, None, None, "3"]
+
+
+def test_rows_of_pools_never_lose_and_are_not_compared_with_each_other() -> None:
+    """The pool's rows are alike; a new row is dropped for the nearer of them, however good it is."""
+    pool = [row("p1", "x"), row("p2", "y")]
+    rows = [scored(row("1", "a"), 1.0), scored(row("2", "b"), 0.0)]
+    scene = replace(at_angles(a=2, b=90, x=0, y=1), pools={"old": pool})
+    verdicts = SemanticDedup(max_cosine=0.9, by_score="quality", against=["old"], of="prompt").judge(rows, scene)
+    assert [v.because_of for v in verdicts] == ["p2", None]
+    assert SemanticDedup(max_cosine=0.9, against=["old"]).judge([], scene) == []
+
+
+def test_how_well_cells_did_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cells, "MAX_EXACT", 3)
+    rows = [row(str(i), name) for i, name in enumerate("abcd")]
+    scene = at_angles(a=0, b=1, c=90, d=91)
+    assert [v.because_of for v in SemanticDedup(max_cosine=0.99).judge(rows, scene)] == [None, "0", None, "2"]
+    assert scene.facts["recall"] == 1.0

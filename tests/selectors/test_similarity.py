@@ -169,3 +169,15 @@ def test_input_is_left_as_it_was() -> None:
     before = vectors.copy()
     greedy_cover(vectors, 0.5)
     np.testing.assert_array_equal(vectors, before)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("num_fixed", [0, 1, 20, 50])
+def test_fixed_vectors_are_kept_whatever_they_are_like(num_fixed: int) -> None:
+    vectors = unit(clustered(7, 50))
+    kept = list(range(num_fixed))
+    for i in range(num_fixed, 50):
+        if not any(plain_cosine(vectors[i], vectors[j]) >= 0.9 for j in kept):
+            kept.append(i)
+    assert np.flatnonzero(greedy_cover(vectors, 0.9, num_fixed=num_fixed).index_Q < 0).tolist() == kept
+    assert len(kept) < 50 or num_fixed == 50
