@@ -9,7 +9,8 @@ import jinja2
 
 from kdbuild.report.charts import number
 from kdbuild.report.page import TEMPLATES, clip, table, words
-from kdbuild.report.story import Story, text_of
+from kdbuild.report.selection import text_of
+from kdbuild.report.story import Story
 
 if TYPE_CHECKING:
     import pyarrow as pa

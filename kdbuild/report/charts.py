@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -69,6 +71,44 @@ def histogram(values: Sequence[int], *, x_name: str, y_name: str, max_bins: int 
     return _svg(inside, f"{y_name} by {x_name}")
 
 
+def split(kept: Sequence[float], dropped: Sequence[float], *, x_name: str) -> Markup:
+    """Return how often sorted values of kept and of dropped rows fall into some twenty bins of equal width, one on the other.
+
+    A few values far out would leave all others in one bin: then what lies beyond the first or last hundredth is in the outer bins.
+    """
+    low, high = _middle(sorted([*kept, *dropped]))
+    edges = ticks(low, high, 20)
+    counts = [(below, above) for below, above in zip(_counts(kept, edges), _counts(dropped, edges), strict=True)]
+    y_ticks = ticks(0, max(below + above for below, above in counts), 4, whole=True)
+    scale = _Scale(edges[0], edges[-1], 0, y_ticks[-1])
+    shown = [edge for i, edge in enumerate(edges) if i % max(1, math.ceil(len(edges) / 7)) == 0]
+    inside = [_axes(scale, shown, y_ticks, x_name)]
+    for i, (below, above) in enumerate(counts):
+        told = f"{number(edges[i])} to {number(edges[i + 1])}: {number(below)} kept, {number(above)} dropped"
+        x, wide = scale.x(edges[i]) + 1, max(scale.x(edges[i + 1]) - scale.x(edges[i]) - 2, 1)
+        inside.append(_bar("bar", x, wide, scale.y(below), scale.y(0), told))
+        inside.append(_bar("bar out", x, wide, scale.y(below + above), scale.y(below), told))
+    return _svg(inside, f"rows by {x_name}, kept and dropped")
+
+
+def _middle(values: Sequence[float]) -> tuple[float, float]:
+    """Return the range to show of sorted values: all of it, or from the first to the last hundredth where that is a small part."""
+    rank = len(values) // 100
+    low, high = values[rank], values[-1 - rank]
+    return (low, high) if 0 < high - low < (values[-1] - values[0]) / 4 else (values[0], values[-1])
+
+
+def _counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
+    """Return how many of sorted values lie in each bin; the outer ones take what lies beyond them."""
+    ranks = [0, *(bisect_left(values, edge) for edge in edges[1:-1]), len(values)]
+    return [after - before for before, after in itertools.pairwise(ranks)]
+
+
+def _bar(kind: str, x: float, wide: float, top: float, foot: float, told: str) -> Markup:
+    bar = '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>'
+    return Markup(bar).format(kind, x, top, wide, foot - top, told) if foot > top else Markup("")
+
+
 def bins(values: Sequence[int], max_bins: int) -> list[int]:
     """Return edges of bins of equal whole width, a round one, that hold every value."""
     low, high = min(values), max(values) + 1
@@ -79,16 +119,18 @@ def bins(values: Sequence[int], max_bins: int) -> list[int]:
     return list(range(start, high + width, width))
 
 
-def compare(values: Mapping[str, float]) -> Markup:
-    """Return one horizontal bar a model, all on one scale from 0."""
-    row, label, room = 26, 104, 170
+def compare(values: Mapping[str, float], *, label: int = 104) -> Markup:
+    """Return one horizontal bar a name, all on one scale from 0; `label` is the room for a name."""
+    row, room = 26, 170
     most = max([*values.values(), 0.0]) or 1.0
     inside = []
     for i, (name, value) in enumerate(values.items()):
         middle = i * row + row / 2
         wide = max(room * max(value, 0.0) / most, 1)
         inside += [
-            Markup('<text class="name" x="{}" y="{:.0f}" text-anchor="end">{}</text>').format(label - 8, middle + 4, _short(name, 14)),
+            Markup('<text class="name" x="{}" y="{:.0f}" text-anchor="end">{}</text>').format(
+                label - 8, middle + 4, _short(name, label * 14 // 104)
+            ),
             Markup('<rect class="bar" x="{}" y="{:.0f}" width="{:.1f}" height="14"/>').format(label, middle - 7, wide),
             Markup('<text class="tick" x="{:.1f}" y="{:.0f}">{}</text>').format(label + wide + 6, middle + 4, number(value)),
         ]

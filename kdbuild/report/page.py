@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import jinja2
 from markupsafe import Markup
 
 from kdbuild.report import charts
-from kdbuild.report.story import Comparison, DataPart, Story, TrainPart, by_kind, scalars
+from kdbuild.report.selection import MOST_REASONS, MOST_SCORES, SORTS, Reason, quantiles
+from kdbuild.report.story import Comparison, DataPart, Story, TrainPart, scalars
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_CHARACTERS = 600
@@ -35,7 +38,7 @@ def render(story: Story) -> str:
         bars=_bars(story.comparison) if story.comparison else {},
         curves={part.phase: _curves(part) for part in story.training},
         lengths={part.phase: _lengths(part) for part in story.data},
-        dropped_by={part.phase: by_kind(part.reasons) for part in story.data},
+        selections={part.phase: Shown.of(part) for part in story.data},
         scalars=scalars,
     )
 
@@ -116,12 +119,58 @@ def tiles(story: Story) -> list[tuple[str, str, str]]:
         for metric in list(story.comparison.better)[:2]:
             now = cell(story.comparison, story.last_phase, metric)
             found.append((now.value, f"{words(metric)}, after {story.last_phase}", f"{now.change} against the undistilled student"))
-    kept, tokens = sum(len(part.rows) for part in story.data), sum(part.paid.num_answer_tokens for part in story.data)
+    kept, paid = sum(len(part.rows) for part in story.data), [each for part in story.data for each in (part.paid, part.judged)]
     held_out = sum(part.num_held_out for part in story.data)
     found.append((charts.number(kept), "rows kept", f"{charts.number(held_out)} of them held out for evaluation"))
     found.append((charts.number(sum(part.num_dropped for part in story.data)), "rows dropped", "each with a reason, below"))
-    found.append((charts.number(tokens), "tokens written by the teacher", f"in {sum(p.paid.num_answers for p in story.data):,} answers"))
+    tokens, judged = sum(each.num_answer_tokens for each in paid), sum(part.judged.num_answers for part in story.data)
+    what = f"in {sum(each.num_answers for each in paid):,} answers" + (f", {judged:,} of them to scorers" if judged else "")
+    found.append((charts.number(tokens), "tokens written by the models asked" if judged else "tokens written by the teacher", what))
     return found
+
+
+# --- selection -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoreShown:
+    """One score as a chart and its quantiles."""
+
+    name: str
+    chart: Markup
+    sides: tuple[tuple[str, int, tuple[float, ...]], ...]
+    """(`kept` or `dropped`, how many values, quantiles)."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The selection of a phase, as it is shown."""
+
+    bars: Markup
+    groups: tuple[tuple[str, int, tuple[Reason, ...], int], ...]
+    """(Heading, rows, the reasons shown, how many others)."""
+    scores: tuple[ScoreShown, ...]
+    more_scores: tuple[str, ...]
+    """Names of the scores that are not shown."""
+
+    @classmethod
+    def of(cls, part: DataPart) -> Self:
+        """Return what is shown of a phase."""
+        scores = tuple(_score(score.name, score.kept, score.dropped) for score in part.scores[:MOST_SCORES])
+        left = {f"{i}. {line.step}" if i else line.step: float(line.num_left) for i, line in enumerate(part.funnel)}
+        return cls(charts.compare(left, label=160), tuple(_groups(part)), scores, tuple(score.name for score in part.scores[MOST_SCORES:]))
+
+
+def _groups(part: DataPart) -> Iterator[tuple[str, int, tuple[Reason, ...], int]]:
+    for sort, heading in SORTS.items():
+        reasons = [reason for reason in part.reasons if reason.sort == sort]
+        if reasons:
+            yield heading, sum(reason.count for reason in reasons), tuple(reasons[:MOST_REASONS]), len(reasons[MOST_REASONS:])
+
+
+def _score(name: str, kept: tuple[float, ...], dropped: tuple[float, ...]) -> ScoreShown:
+    sides = tuple((side, len(values), quantiles(values)) for side, values in (("kept", kept), ("dropped", dropped)) if values)
+    return ScoreShown(name, charts.split(kept, dropped, x_name=name), sides)
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from kdbuild import records
 from kdbuild.errors import ArtifactError
-from kdbuild.kinds import available
-from kdbuild.records import Call, Dropped, Row
-from kdbuild.rows.answers import decode
+from kdbuild.records import Call, Dropped, Matched, Row
+from kdbuild.report.paid import Paid, paid
+from kdbuild.report.selection import (
+    SORTS,
+    Calibration,
+    Reason,
+    Score,
+    Step,
+    Winner,
+    calibrations_of,
+    other_facts,
+    reasons_of,
+    scores_of,
+    steps_of,
+    winners_of,
+)
 from kdbuild.spec import layout
 from kdbuild.spec.sections import ReportSection
 from kdbuild.stages.job import Job
@@ -28,39 +40,22 @@ STEP_COUNTS = {
     ("elicit", "num_rows"): "made from the teacher's answers",
     ("elicit", "num_failed"): "without an answer, accepted by the spec",
     ("elicit", "num_cut"): "whose answer was cut at the token limit",
-    ("select", "num_rows"): "came in, rejected ones included",
 }
 """What the counts of the facts files are called."""
 
 
 @dataclass(frozen=True)
-class Reason:
-    """One reason for which rows did not go on."""
+class Line:
+    """One line of the funnel."""
 
-    by: str
-    """The kind that dropped them."""
-    reason: str
-    count: int
-    examples: tuple[Dropped, ...]
-    """The first few by id."""
-
-    @property
-    def is_rejection(self) -> bool:
-        """Whether it was an answer that could not be used, and not a selection among good ones."""
-        return self.by in available("elicitors")
-
-
-@dataclass(frozen=True)
-class Paid:
-    """The answers of a phase; an answer that two rows share was paid for once and counts once."""
-
-    num_answers: int
-    num_cut: int
-    """Answers that reached the token limit."""
-    num_prompt_tokens: int
-    num_answer_tokens: int
-    lengths: tuple[int, ...]
-    """Tokens of each answer, sorted."""
+    step: str
+    did: str
+    num_dropped: int
+    """Rows that end here, of both sides."""
+    num_left: int
+    """Rows that go on, without those set aside."""
+    num_held_out: int
+    """Rows set aside for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,18 @@ class DataPart:
     """What it selected, both sides, by id."""
     reasons: tuple[Reason, ...]
     paid: Paid
+    """What its operators asked."""
+    judged: Paid
+    """What its scorers asked; an answer that an operator asked for too is not counted again."""
     folder: str
     schema: pa.Schema
     """Columns of the selected rows."""
+    steps: tuple[Step, ...] = ()
+    """The steps of its selection, in order."""
+    winners: Mapping[str, Winner] = field(default_factory=dict)
+    """What the examples of reasons lost to, by id."""
+    scores: tuple[Score, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
 
     @property
     def num_held_out(self) -> int:
@@ -90,7 +94,7 @@ class DataPart:
 
     @property
     def counts(self) -> list[tuple[str, str, int]]:
-        """(Step, what, rows) of elicit.json and select.json; what was kept and dropped is counted from the data sets themselves."""
+        """(Step, what, rows) of elicit.json."""
         return [
             (step, what, self.facts[step][name])
             for (step, name), what in STEP_COUNTS.items()
@@ -101,6 +105,32 @@ class DataPart:
     def num_dropped(self) -> int:
         """Rows that did not go on, for whatever reason."""
         return sum(reason.count for reason in self.reasons)
+
+    @property
+    def num_rejected(self) -> int:
+        """Rows that did not come as far as selection."""
+        return sum(reason.count for reason in self.reasons if reason.is_rejection)
+
+    @property
+    def funnel(self) -> list[Line]:
+        """What came in, and what each step left of it."""
+        num_in = self.num_rejected + (self.steps[0].num_in + self.steps[0].num_held_out_in if self.steps else len(self.rows))
+        num_left = self.steps[0].num_in if self.steps else self.num_training
+        num_held_out = self.steps[0].num_held_out_in if self.steps else self.num_held_out
+        found = [Line("rows in", "all, those that elicitation rejected included", 0, num_in, 0)]
+        if self.num_rejected:
+            found.append(Line("elicit", SORTS["rejected"].lower(), self.num_rejected, num_in - self.num_rejected, 0))
+        if num_held_out:
+            found.append(Line("held out", "set aside for evaluation; no selector compares them", 0, num_left, num_held_out))
+        for step in self.steps:
+            found.append(Line(step.kind, step.did, step.num_dropped + step.num_held_out_dropped, step.num_left, step.num_held_out_left))
+        return found
+
+    @property
+    def facts_of_steps(self) -> list[tuple[str, str, Any]]:
+        """(Step, name, value) of what steps measured of themselves, and whatever else select.json says."""
+        said = [(f"{i}. {step.kind}", name, value) for i, step in enumerate(self.steps, 1) for name, value in step.facts]
+        return said + [("select", name, value) for name, value in other_facts(self.facts.get("select", {}))]
 
 
 @dataclass(frozen=True)
@@ -134,8 +164,6 @@ class Story:
     data: tuple[DataPart, ...]
     training: tuple[TrainPart, ...]
     comparison: Comparison | None
-    texts: dict[str, str] = field(default_factory=dict)
-    """Row id to its prompt and answer, for the rows that made another superfluous."""
 
     @property
     def target(self) -> str:
@@ -157,19 +185,10 @@ def gather(job: Job) -> Story:
     section = ReportSection.of(job.section)
     data = tuple(_data_part(job, phase) for phase, steps in section.phases.items() if "select" in steps)
     training = tuple(_train_part(job, phase) for phase, steps in section.phases.items() if "train" in steps)
-    wanted = {d.because_of for part in data for reason in part.reasons for d in reason.examples if d.because_of}
-    texts = {row.id: text_of(row) for part in data for row in part.rows if row.id in wanted}
-    return Story(section, data, training, _comparison(job) if _is_evaluated(job) else None, texts)
-
-
-def text_of(row: Row) -> str:
-    """Return a row as people read it: its turns, one after the other."""
-    return "\n".join(f"{message.role}: {message.content}" for message in row.messages)
+    return Story(section, data, training, _comparison(job) if _is_evaluated(job) else None)
 
 
 # --- one part each ---------------------------------------------------------------------------------------------------
-
-EXAMPLES_PER_REASON = 5
 
 
 def _data_part(job: Job, phase: str) -> DataPart:
@@ -177,41 +196,44 @@ def _data_part(job: Job, phase: str) -> DataPart:
         return layout.out(job.spec, phase, name)
 
     steps = ReportSection.of(job.section).phases[phase]
+    facts: dict[str, Facts] = {step: _json(job.root, layout.facts(job.spec, phase, step)) for step in ("elicit", "select") if step in steps}
+    taken = steps_of(facts["select"])
+    rows = tuple(records.read_dataset(job.input(path("selected")), Row))
+    folder = job.input(path("dropped"))
+    dropped = records.read_dataset(folder, Dropped)
+    reasons = reasons_of(dropped)
+    asked = records.read_dataset(job.input(path("calls")), Call) if "elicit" in steps else []
     return DataPart(
         phase,
-        facts={step: _json(job.root, layout.facts(job.spec, phase, step)) for step in ("elicit", "select") if step in steps},
-        rows=tuple(records.read_dataset(job.input(path("selected")), Row)),
-        reasons=_reasons(records.read_dataset(job.input(path("dropped")), Dropped)),
-        paid=_paid(records.read_dataset(job.input(path("calls")), Call) if "elicit" in steps else ()),
+        facts=facts,
+        rows=rows,
+        reasons=reasons,
+        paid=paid(asked),
+        judged=paid(_part(folder, records.JUDGED, Call), but={(call.key, call.max_new_tokens) for call in asked}),
         folder=path("selected"),
         schema=_schema(job.root / path("selected")),
+        steps=taken,
+        winners=winners_of(reasons, dropped, rows, _part(folder, records.MATCHED, Matched)),
+        scores=_scores(folder, rows, [name for step in taken for name in step.scores]),
+        calibrations=calibrations_of(facts["select"]),
     )
+
+
+def _part(folder: Path, name: str, record: type) -> list[Any]:
+    """Return the rows of a data set inside another, where it is there."""
+    return records.read_dataset(folder / name, record) if (folder / name).is_dir() else []
+
+
+def _scores(folder: Path, rows: Iterable[Row], order: list[str]) -> tuple[Score, ...]:
+    if not (folder / records.SCORES).is_dir():
+        return ()
+    return scores_of(folder / records.SCORES, {row.id for row in rows if not row.held_out}, order)
 
 
 def _schema(folder: Path) -> pa.Schema:
     import pyarrow.parquet as pq
 
     return pq.read_schema(min(folder.glob("*.parquet")))
-
-
-def _reasons(dropped: Iterable[Dropped]) -> tuple[Reason, ...]:
-    groups: dict[tuple[str, str], list[Dropped]] = {}
-    for one in dropped:
-        groups.setdefault((one.by, one.reason), []).append(one)
-    found = [Reason(by, reason, len(rows), tuple(rows[:EXAMPLES_PER_REASON])) for (by, reason), rows in groups.items()]
-    return tuple(sorted(found, key=lambda reason: (-reason.count, reason.by, reason.reason)))
-
-
-def _paid(calls: Iterable[Call]) -> Paid:
-    answers = [decode(text) for text in {(call.key, call.max_new_tokens): call.answer for call in calls}.values()]
-    answered = [answer for answer in answers if answer.failed is None]
-    return Paid(
-        num_answers=len(answered),
-        num_cut=sum(not answer.ended for answer in answered),
-        num_prompt_tokens=sum(answer.num_prompt_tokens for answer in answered),
-        num_answer_tokens=sum(answer.num_new_tokens for answer in answered),
-        lengths=tuple(sorted(answer.num_new_tokens for answer in answered)),
-    )
 
 
 def _train_part(job: Job, phase: str) -> TrainPart:
@@ -268,14 +290,6 @@ def _comparison(job: Job) -> Comparison:
 def scalars(facts: Facts) -> dict[str, Any]:
     """Return what of a facts file is one value each."""
     return {name: value for name, value in facts.items() if isinstance(value, (str, bool)) or _is_number(value)}
-
-
-def by_kind(reasons: Iterable[Reason]) -> Counter[str]:
-    """Return how many rows each kind dropped."""
-    counts: Counter[str] = Counter()
-    for reason in reasons:
-        counts[reason.by] += reason.count
-    return counts
 
 
 def _json(root: Path, path: str) -> Facts:

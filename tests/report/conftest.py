@@ -36,6 +36,19 @@ DROPPED = [
 ]
 
 
+STEPS = [("exact-dedup", 6, 5), ("semantic-dedup", 5, 3)]
+FACTS = {
+    "num_rows": 9,
+    "num_kept": 3,
+    "num_held_out": 2,
+    "num_dropped": {},
+    "steps": [
+        {"kind": kind, "num_training_in": before, "num_training_left": after, "num_held_out_in": 2, "num_held_out_left": 2}
+        for kind, before, after in STEPS
+    ],
+}
+
+
 def rows():
     return [
         Row(
@@ -71,12 +84,12 @@ class Project:
     def __init__(self, root):
         self.root = root
 
-    def write_data(self, *, dropped=DROPPED):
-        dataset(self.root, "artifacts/helper/sft/selected", Row, rows())
+    def write_data(self, *, dropped=DROPPED, selected=None, facts=FACTS):
+        dataset(self.root, "artifacts/helper/sft/selected", Row, rows() if selected is None else selected)
         dataset(self.root, "artifacts/helper/sft/dropped", Dropped, dropped)
         dataset(self.root, "artifacts/helper/sft/calls", Call, calls())
         write_json(self.root, "artifacts/helper/sft/elicit.json", {"num_seeds": 9, "num_rows": 8, "num_rejected": {"empty answer": 1}})
-        write_json(self.root, "artifacts/helper/sft/select.json", {"num_rows": 9, "num_kept": 3, "num_held_out": 2, "num_dropped": {}})
+        write_json(self.root, "artifacts/helper/sft/select.json", facts)
 
     def write_training(self):
         for phase in ("sft", "kl"):

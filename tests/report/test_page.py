@@ -86,6 +86,10 @@ def test_rows_tokens_and_paths_are_told(html):
     text = Page(html).text
     for said in (
         "came in 9",
+        "1 elicit rejected before selection: the answer could not be used 1 8",
+        "2 held out set aside for evaluation; no selector compares them 6 2",
+        "3 exact-dedup selected 1 5 2",
+        "4 semantic-dedup selected 2 3 2",
         "for training 3",
         "held out for evaluation 2",
         "Answer tokens 150",
