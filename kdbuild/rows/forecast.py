@@ -85,9 +85,12 @@ def missing_asks(section: AskingSection, rows: Sequence[Row], store: Store, root
             continue
         if isinstance(operator, Judging):
             pairs = [row for pair in _calibration.pairs(operator) for row in pair]
-            talks, more = start(operator, pairs, setting, store, allowed_failures=0)
-            missing |= {question.asked: question for question in more}
-            num_asks = plus(num_asks, _still_to_come(operator, talks, more).asks)
+            if operator.needs_embedder:  # not loaded here, and what it says may come after the answers
+                num_asks = plus(num_asks, _ensemble.most(operator, Extent.of(pairs)).asks)
+            else:
+                talks, more = start(operator, pairs, setting, store, allowed_failures=0)
+                missing |= {question.asked: question for question in more}
+                num_asks = plus(num_asks, _still_to_come(operator, talks, more).asks)
         open_ = _ensemble.most(operator, open_)
         num_asks = plus(num_asks, open_.asks)
         if rows:
