@@ -55,7 +55,7 @@ def nli(tmp_path_factory):
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("nli")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "is", "and", ".", *COLOURS, *THINGS]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "is", ".", *COLOURS, *THINGS]
     (folder / "vocab.txt").write_text("\n".join(words))
     tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
     torch.manual_seed(0)
@@ -74,13 +74,15 @@ def nli(tmp_path_factory):
         )
     )
     rng, optimiser = random.Random(0), torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(150):
+    for _ in range(400):
         firsts, seconds, labels = zip(*(_example(rng) for _ in range(32)), strict=True)
         batch = tokenizer(list(firsts), list(seconds), return_tensors="pt", padding=True)
         loss = model(**batch, labels=torch.tensor(labels)).loss
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        if loss < 0.02:
+            break
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
