@@ -232,7 +232,8 @@ class _Reader:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise _Unreadable
-        applied = Node(name, (self._power(),))
+        # `sin(x)^2` is a square, `sin x^2` the sine of one.
+        applied = Node(name, (self._atom() if self._next in ("(", "{", "[") else self._power(),))
         self._depth -= 1
         return applied if power is None else Node("^", (applied, power))
 
