@@ -86,4 +86,4 @@ def test_check_says_what_an_objective_lacks(project):
     done = project.kdbuild("check", code=1)
     assert "objective `forward-kl` reads stored signals, and no phase so far stores any" in done.text
     project.write("specs/a.yaml", SPEC.replace("kind: label, max_new_tokens: 12", "kind: pair"))
-    assert "operator `pair` reads `candidates`" not in project.kdbuild("check", code=None).text  # a data set may hold them
+    assert "operator `pair` reads `candidates`, which no seed has" in project.kdbuild("check", code=1).text

@@ -35,8 +35,8 @@ folder = root / "artifacts/s/p/elicited"
 folder.mkdir(parents=True)
 records.write_dataset(folder, Row, rows)
 section = {
-    "_key": "0", "rows": "artifacts/s/p/elicited", "embedder": None, "held_out_frac": 0.0,
-    "selectors": [selector.identity() for selector in phase.select],
+    "_key": "0", "rows": "artifacts/s/p/elicited", "embedder": None, "held_out_frac": 0.0, "accept_failed_frac": 0.0,
+    "steps": [selector.identity() for selector in phase.select], "actors": {}, "pools": {},
 }
 job = Job(root, "s", "select", "p", section, Params())
 select.run(job)

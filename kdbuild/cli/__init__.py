@@ -24,6 +24,7 @@ COMMANDS = {
     "build": "Compile, show the plan, and build what is stale.",
     "cost": "Say what the calls of each stage and operator took: tokens and money.",
     "rows": "List the rows of a stage, or the answers it could not use.",
+    "trace": "Say where a row came from, what each step said of it, and who trains on it.",
     "retry": "Ask again what failed for good in a stage, or could not be used.",
     "doctor": "Find, and with --fix mend, what a crash left behind.",
     "kinds": "List the words a spec can use, family by family.",

@@ -43,8 +43,9 @@ class Embedder(Kind):
         return vectors_ND
 
     def vector_identity(self, weights: Path | None) -> str:
-        """Return the digest of all that a text's vector depends on: the fields that are identity, and the files of the model, where they are
-        here (a hub's revision stands for its files).
+        """Return the digest of all that a text's vector depends on: the fields that are identity, and the model's files.
+
+        A hub's revision stands for files that are not here.
         """
         found: dict[str, Any] = {"format": "kdbuild-vector/1", **self.identity()}
         if weights is not None and weights.exists():

@@ -41,7 +41,7 @@ class SentenceTransformers(Embedder):
         return (self.model,)
 
     def batches(self, texts: Sequence[str], weights: Path | None) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield positions in `texts`, those of long texts first, with their unit vectors: float32 of shape (number of positions, dimension).
+        """Yield positions in `texts`, long texts first, with their unit vectors: float32 of shape (number of positions, dimension).
 
         Raises:
             SourceError: `weights` does not hold a model that can be loaded.

@@ -51,7 +51,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     _keep_reserve(path)
     connection = _connection(path.as_uri())
     connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
-    _choose_journal(connection, path)
+    choose_journal(connection, path, "row store")
     connection.execute("PRAGMA synchronous = FULL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version < _VERSION:
@@ -92,7 +92,8 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     raise AssertionError("unreachable")
 
 
-def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
+def choose_journal(connection: sqlite3.Connection, path: Path, what: str) -> None:
+    """Set WAL mode, or where it cannot work a rollback journal, said aloud; `what` names the file for people."""
     if _file_system(path.parent).startswith(_NETWORK):
         reason = "a network file system"
     else:
@@ -101,7 +102,7 @@ def _choose_journal(connection: sqlite3.Connection, path: Path) -> None:
             return
         reason = f"SQLite says `{mode}`"
     connection.execute("PRAGMA journal_mode = DELETE")
-    print(f"kdbuild: row store {path} uses a rollback journal instead of WAL ({reason}): slower, as safe", file=sys.stderr)
+    print(f"kdbuild: {what} {path} uses a rollback journal instead of WAL ({reason}): slower, as safe", file=sys.stderr)
 
 
 def _ask_for_wal(connection: sqlite3.Connection) -> str:

@@ -11,6 +11,7 @@ from kdbuild.rows.conversations import Talk, Talks
 from kdbuild.rows.forecast import setting_of
 from kdbuild.rows.store import Store
 from kdbuild.spec.sections import ElicitSection
+from kdbuild.teachers import Ask
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Stored:
     """What could not be used, of every operator."""
     keys: frozenset[str]
     """Keys of the answers that nothing was made of and that were rejected."""
+    questions: dict[str, tuple[str, Ask]]
+    """Key of an answer to the operator that asked for it, and its question."""
     unseen: str | None = None
     """The operator from which on nothing is known without the embedder's model, which is not loaded here."""
 
@@ -41,7 +44,8 @@ def look(section: ElicitSection, rows: Sequence[Row], store: Store, root: Path) 
         made = part.rows
     rejected = [one for part in parts for one in part.dropped if not one.reason.startswith("failed: ")]
     used = {key for part in parts for row in part.rows for key in row.keys}
-    return Stored(made, rejected, frozenset(_keys_rejected(parts) - used), unseen)
+    questions = {key: (part.operator.kind, ask) for part in parts for (key, _), (ask, _) in part.answers.items()}
+    return Stored(made, rejected, frozenset(_keys_rejected(parts) - used), questions, unseen)
 
 
 def _keys_rejected(parts: Sequence[Talks]) -> set[str]:

@@ -37,7 +37,7 @@ class Model(Judging):
     of: list[Part] | None = Field(None, min_length=1)
     """Parts of the row that it is shown: two for `pair` (absent: prompt and answer; `[prompt, context]` scores passages), some for
     `text` (absent: the answer), none for `chat`."""
-    worth: str | dict[str, float] | None = Field(None, min_length=1)
+    worth: str | dict[str, float] | None = Field(None, min_length=1, examples=["entailment"])
     """Label whose probability is the score, or what each label is worth: `{good: 1}`, `{"1 star": 1, "2 stars": 2}`. Not for a model with a
     single output."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,9 @@ from kdbuild.records import Row
 from kdbuild.selectors import KEEP, Scene, Verdict, drop
 from kdbuild.selectors._greedy import Greedy
 from kdbuild.selectors._text import Part, meaning, turns
+
+if TYPE_CHECKING:
+    from kdbuild.selectors._similarity import Match
 
 _REASONS: dict[Part, str] = {
     "prompt": "prompt close in meaning to a kept row's",
@@ -48,17 +51,27 @@ class SemanticDedup(Greedy):
         Raises:
             StageError: a row lacks the score.
         """
-        from kdbuild.selectors._cells import cover
-
         verdicts = [KEEP] * len(rows)
         compared = [(i, row) for i, row in self.taken(rows, scene) if turns(row, self.of)]
         num_fixed = sum(i < 0 for i, _ in compared)
         if num_fixed == len(compared):
             return verdicts
-        vectors_ND = scene.embedder.embed([meaning(row, self.of) for _, row in compared])
-        found = cover(vectors_ND, self.max_cosine, num_fixed=num_fixed)
-        scene.facts.update(found.facts)
-        for (i, _), kept, cosine in zip(compared, found.match.index_Q.tolist(), found.match.cosine_Q.tolist(), strict=True):
+        match = self._cover([meaning(row, self.of) for _, row in compared], num_fixed, scene)
+        for (i, _), kept, cosine in zip(compared, match.index_Q.tolist(), match.cosine_Q.tolist(), strict=True):
             if kept >= 0:
                 verdicts[i] = drop(_REASONS[self.of], because_of=compared[kept][1].id, score=round(cosine, 4))
         return verdicts
+
+    def _cover(self, texts: Sequence[str], num_fixed: int, scene: Scene) -> Match:
+        """Return the greedy cover: from the near pairs that are known, where the stage remembers such, else from the vectors.
+
+        Both are the same as long as every pair is compared; beyond that, what comes out must not depend on what is remembered.
+        """
+        from kdbuild.selectors._cells import MAX_EXACT, cover
+
+        near = scene.embedder.near(texts, self.max_cosine) if len(texts) <= MAX_EXACT and hasattr(scene.embedder, "near") else None
+        if near is not None:
+            return near.cover(self.max_cosine, num_fixed=num_fixed)  # type: ignore[no-any-return]
+        found = cover(scene.embedder.embed(texts), self.max_cosine, num_fixed=num_fixed)
+        scene.facts.update(found.facts)
+        return found.match
