@@ -17,7 +17,7 @@ _REFUSAL = re.compile(
     r"\b(?:i(?:'| a)m (?:very |so |really |truly )?sorry,? (?:but )?(?:i|as an)\b"
     r"|(?:i(?:'m| am)|sorry,?(?: but)? i(?:'m| am)) (?:not able|unable|not allowed) to\b"
     r"|(?:sorry,?(?: but)? )?i (?:cannot|can ?not|can't|won't|will not|must decline|have to decline|refuse)"
-    r"(?: to)? (?:help|assist|answer|provide|fulfil+|comply|complete|do (?:that|this)|discuss|generate|create|write|engage|support)\b"
+    r"(?: to)? (?:help(?! (?:but|it|myself|\w+ing)\b)|assist|answer|provide|fulfil+|comply|complete|do (?:that|this)|discuss|generate|create|write|engage|support)\b"
     r"|(?:i(?:'m| am) (?:just |only )?|as )an? (?:large )?(?:ai|artificial intelligence|language model)\b"
     r"|i (?:do not|don't) have (?:personal (?:opinions|beliefs|feelings)|access to real[- ]time)"
     r"|(?:against|violates?) (?:my|our|openai's) (?:\w{1,20} )?(?:guidelines|polic(?:y|ies)|programming))"

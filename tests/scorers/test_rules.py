@@ -115,6 +115,8 @@ def test_refusals(text):
 @pytest.mark.parametrize(
     "text",
     [
+        "I am like a moth to a flame; I can't help but be drawn to her.",
+        "I cannot help smiling when I see it.",
         "I am sorry to hear that your dog is ill. Give it water.",
         "You cannot divide by zero.",
         "The word 'sorry' comes from Old English.",
