@@ -121,3 +121,18 @@ def test_a_kinds_missing_package_is_a_warning_at_the_kind(root: Path, monkeypatc
     monkeypatch.setattr(load("selectors", "exact-dedup"), "needs_packages", (("no_such_module_here", "no-such"),))
     of = spec({"sft": ASK | SFT | {"select": [{"kind": "exact-dedup"}]}})
     assert found(root, of) == [("phases.sft.select.0", "warning")]
+
+
+def test_a_scorer_that_reads_scores_stands_behind_what_writes_them(root: Path) -> None:
+    (root / "specs" / "seeds" / "topics.txt").write_text("".join(f"topic {i}\n" for i in range(200)))
+    seeds = {"kind": "topics", "path": "specs/seeds/topics.txt"}
+    linear, rules = {"kind": "linear", "indicators": {"rules.words": 1.0}}, {"kind": "rules", "min_words": 3}
+
+    def problems(*steps: dict) -> list[tuple[str, str]]:
+        return found(root, spec({"ask": {"elicit": [{"kind": "curate"}], "select": list(steps)}}, seeds=seeds))
+
+    wrong = ("phases.ask.select.0", "error")
+    assert wrong in problems(linear, rules)
+    assert wrong in problems(linear)
+    assert not [at for at, severity in problems(rules, linear) if "select" in at and severity == "error"]
+    assert wrong in problems({"kind": "agree", "of": "orders"})
