@@ -12,7 +12,7 @@ from kdbuild.elicitors._extent import NOTHING, Extent, plus
 from kdbuild.records import Row
 from kdbuild.rows.conversations import Question, Setting, Talk, Talks, start
 from kdbuild.rows.store import Asked, Store
-from kdbuild.scorers import Judging, _calibration
+from kdbuild.scorers import Cost, Judging, Scorer, _calibration
 from kdbuild.seeds import FEW_SEEDS
 from kdbuild.selectors import Selector
 from kdbuild.spec.sections import ElicitSection, SelectSection
@@ -77,9 +77,10 @@ def missing_asks(section: AskingSection, rows: Sequence[Row], store: Store, root
     num_asks: int | None = 0
     for operator in section.operators:
         # What a pool asks is not known before all of it is there, nor what is retrieved or selected without the model or the other rows,
-        # which are not loaded to plan.
+        # which are not loaded to plan; nor are programs run.
         is_pool = isinstance(operator, Conversing) and operator.pooled
-        if isinstance(operator, Selector) or operator.needs_embedder or operator.pools or (is_pool and open_.rows != 0):
+        runs = isinstance(operator, Scorer) and operator.cost is Cost.COMPUTE and not operator.needs
+        if isinstance(operator, Selector) or runs or operator.needs_embedder or operator.pools or (is_pool and open_.rows != 0):
             rows, open_ = [], open_.and_(Extent.of(rows))
         if isinstance(operator, Selector):
             continue
