@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kdbuild.records import Call, Dropped, Row
     from kdbuild.rows.rejected import Stored
     from kdbuild.rows.store import Store
+    from kdbuild.teachers import Ask
 
 _SHOWN_CHARACTERS = 400
 _MOST_ROWS = 20
@@ -113,6 +114,8 @@ class _Trace:
     built: Mapping[str, Mapping[str, Any]]
     row: str
     store: Store
+    _stored: dict[str, Stored | None] = field(default_factory=dict)
+    """Phase to what its operators make of the stored answers."""
 
     @cached_property
     def phases(self) -> list[_Phase]:
@@ -193,15 +196,16 @@ class _Trace:
         yield from self._use()
 
     def _origin(self) -> Iterator[str]:
+        from kdbuild.records import root_of
+
         row = next((phase.elicited or phase.selected for phase in self.phases if phase.elicited or phase.selected), None)
-        if row is None:
-            return
-        parents = [name for name in row.parents if name != row.id]
-        if parents:
-            yield f"  made of: {', '.join(map(_plain, parents))}"
-        texts = {one.id: one for one in self._ancestors(set(parents) | set(row.roots) | {row.id})}
-        for name in sorted({*parents, *row.roots} & texts.keys()):
-            yield f"  {'seed' if name in row.roots else 'row'} {_plain(name)}: {_said(texts[name].prompt)}"
+        roots = root_of(row) if row else (self.row,)
+        parents = [name for name in row.parents if name != row.id] if row else []
+        texts = {one.id: one for one in self._ancestors({*parents, *roots})}
+        for name in [*parents, *(root for root in roots if root not in parents)]:
+            text = f": {_said(texts[name].prompt)}" if name in texts else ""
+            if text or name != self.row:
+                yield f"  {'seed' if name in roots else 'made of'} {_plain(name)}{text}"
 
     def _ancestors(self, names: set[str]) -> Iterator[Row]:
         """Yield rows by id, from the seeds and from what phases made."""
@@ -226,36 +230,37 @@ class _Trace:
     def _elicited(self, phase: _Phase) -> Iterator[str]:
         from kdbuild.kinds import available
 
-        for call in phase.calls:
-            yield from self._call(phase, call)
+        operators = [one["kind"] for one in phase.sections.get("elicit", {}).get("operators", ())]
+        asked = self._questions(phase) if phase.calls else {}
+        for call in sorted(
+            phase.calls,
+            key=lambda call: (
+                operators.index(asked[call.key][0]) if call.key in asked and asked[call.key][0] in operators else len(operators)
+            ),
+        ):
+            yield from self._call(operators, call, *asked.get(call.key, (None, None)))
         for gone in phase.dropped:
             if gone.by in available("elicitors"):
                 yield f"    elicit: rejected by {gone.by}: {_plain(gone.reason)}: {_plain(gone.text)}"
 
-    def _call(self, phase: _Phase, call: Call) -> Iterator[str]:
+    def _call(self, operators: list[str], call: Call, operator: str | None, ask: Ask | None) -> Iterator[str]:
         from kdbuild.rows.answers import decode
 
-        answer, usd = decode(call.answer), self.store.taken_by([call.key]).usd
-        operator, ask = self._questions(phase).get(call.key, (None, None))
-        operators = [one["kind"] for one in phase.sections.get("elicit", {}).get("operators", ())]
+        answer = decode(call.answer)
         who = operator or (operators[0] if len(operators) == 1 else f"one of {', '.join(operators)}")
-        cost = f"{answer.num_prompt_tokens:,} prompt and {answer.num_new_tokens:,} answer tokens, ${usd:.4f}"
+        cost = f"{answer.num_prompt_tokens:,} prompt and {answer.num_new_tokens:,} answer tokens{self._paid([call])}"
         yield f"    elicit: {who} asked{f' {ask.to}' if ask else ''}, key {call.key[:16]}, {cost}"
         if ask is not None:
             yield f"      question: {_said(ask.messages)}"
             yield from (f"      given answer: {_plain(choice)}" for choice in ask.choices[:_MOST_ROWS])
         yield f"      answer: {_plain(answer.text) if answer.failed is None else f'failed: {_plain(answer.failed)}'}"
 
-    def _questions(self, phase: _Phase) -> dict[str, Any]:
+    def _questions(self, phase: _Phase) -> dict[str, tuple[str, Ask]]:
         """Return the questions that the specs as they are now ask, by key; an answer that was asked for otherwise has none."""
         if phase.name not in self._stored:
             self._stored[phase.name] = self._look(phase)
         found = self._stored[phase.name]
         return found.questions if found else {}
-
-    @cached_property
-    def _stored(self) -> dict[str, Stored | None]:
-        return {}
 
     def _look(self, phase: _Phase) -> Stored | None:
         from kdbuild.cli._stored import look_at
@@ -282,8 +287,13 @@ class _Trace:
 
             answers = [decode(call.answer) for call in phase.judged]
             tokens = sum(one.num_prompt_tokens for one in answers), sum(one.num_new_tokens for one in answers)
-            usd = self.store.taken_by(call.key for call in phase.judged).usd
-            yield f"    scorers asked {len(answers):,} times: {tokens[0]:,} prompt and {tokens[1]:,} answer tokens, ${usd:.4f}"
+            cost = f"{tokens[0]:,} prompt and {tokens[1]:,} answer tokens{self._paid(phase.judged)}"
+            yield f"    scorers asked {len(answers):,} {'time' if len(answers) == 1 else 'times'}: {cost}"
+
+    def _paid(self, calls: Iterable[Call]) -> str:
+        """Return what answers cost in money; answers that came with pulled outputs were paid for elsewhere, which is not known here."""
+        taken = self.store.taken_by(call.key for call in calls)
+        return f", ${taken.usd:.4f}" if taken.num_calls else ""
 
     def _steps(self, phase: _Phase, gone: Dropped | None) -> Iterator[str]:
         """Yield what each step said, up to the one that dropped the row; of several of that kind the first stands for them all."""
@@ -291,6 +301,8 @@ class _Trace:
         for step in phase.steps:
             if gone is not None and step["kind"] == gone.by:
                 break
+            if step["kind"] == "select":
+                continue  # it only leaves out what has no answer
             values = {name: value for name, value in phase.scores.items() if name.split("[")[0] in step.get("scores", ())}
             told |= values.keys()
             yield f"    select: {step['kind']}: {_numbers(values) or 'went on'}"
@@ -321,19 +333,27 @@ class _Trace:
         kept = [phase for phase in self.phases if phase.selected is not None]
         held_out = any(phase.selected and phase.selected.held_out for phase in kept)
         paths = {layout.out(self.spec, phase.name, "selected") for phase in kept}
-        users = []
-        for spec, sections in self.built.items():
-            if held_out:
-                users += [f"{spec}'s evaluation"] if paths & set(sections.get("evaluate", {}).get("rows", ())) else []
-                continue
-            trains = [
-                (name, steps["train"])
-                for name, steps in sections.items()
-                if isinstance(steps, dict) and isinstance(steps.get("train"), dict)
-            ]
-            users += [f"{spec} {name}" for name, section in trains if paths & set(section["data"])]
-        what = "held out, used by" if held_out else "trained on by"
-        yield f"  {what}: {', '.join(users)}" if users else f"  {'held out, used' if held_out else 'trained on'} by no phase"
+        users = [
+            f"{user}{'' if (self.root / made).is_file() else ' (not built yet)'}"
+            for spec in self.built
+            for user, made, read in (self._examined(spec) if held_out else self._trained(spec))
+            if paths & set(read)
+        ]
+        yield f"  {'held out, used' if held_out else 'trained on'} by {', '.join(users) or 'nothing'}"
+
+    def _trained(self, spec: str) -> Iterator[tuple[str, str, list[str]]]:
+        """Yield (who, the file that says it is done, the data sets it reads) of what trains."""
+        from kdbuild.spec import layout
+
+        for name, steps in self.built[spec].items():
+            if isinstance(steps, dict) and isinstance(steps.get("train"), dict):
+                yield f"{spec} {name}", layout.facts(spec, name, "train"), steps["train"]["data"]
+
+    def _examined(self, spec: str) -> Iterator[tuple[str, str, list[str]]]:
+        from kdbuild.spec import layout
+
+        if "evaluate" in self.built[spec]:
+            yield f"the evaluation of {spec}", layout.metrics(spec), self.built[spec]["evaluate"]["rows"]
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
