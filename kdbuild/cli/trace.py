@@ -232,12 +232,12 @@ class _Trace:
 
         operators = [one["kind"] for one in phase.sections.get("elicit", {}).get("operators", ())]
         asked = self._questions(phase) if phase.calls else {}
-        for call in sorted(
-            phase.calls,
-            key=lambda call: (
-                operators.index(asked[call.key][0]) if call.key in asked and asked[call.key][0] in operators else len(operators)
-            ),
-        ):
+
+        def place(call: Call) -> int:
+            kind = asked[call.key][0] if call.key in asked else ""
+            return operators.index(kind) if kind in operators else len(operators)
+
+        for call in sorted(phase.calls, key=place):
             yield from self._call(operators, call, *asked.get(call.key, (None, None)))
         for gone in phase.dropped:
             if gone.by in available("elicitors"):

@@ -239,7 +239,7 @@ class Calibration:
         if self.accuracy < 0.5 - margin:
             return "This is worse than chance: what it scores high is rather the worse answer."
         if self.accuracy <= 0.5 + margin:
-            return "This cannot be told from chance (0.5): rows chosen by it are chosen at random."
+            return "This cannot be told from chance (0.5): nothing here says that it knows good answers from bad ones."
         if self.accuracy < 0.8:
             return "This is better than chance (0.5), and still often wrong."
         return "It tells plain faults from good answers (chance is 0.5); how it does on finer differences was not tried."
