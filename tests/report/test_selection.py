@@ -141,6 +141,20 @@ def test_every_text_of_it_is_escaped(html):
     assert html.count("&lt;script&gt;") == 4  # the contaminated row, its item, the name and the value of a fact
 
 
+def test_every_element_is_closed_and_the_lines_of_a_table_are_as_long(html):
+    opened = []
+    for slash, tag in re.findall(r"<(/?)([a-z][a-z0-9]*)(?:\s[^<>]*)?(?<!/)>", html):
+        if tag == "meta":
+            continue
+        if slash:
+            assert opened.pop() == tag
+        else:
+            opened.append(tag)
+    assert opened == []
+    for table in re.findall(r"<table>.*?</table>", html, re.DOTALL):
+        assert len({line.count("<td") + line.count("<th>") + line.count("<th ") for line in table.split("<tr>")[1:]}) == 1
+
+
 def test_facts_that_the_page_does_not_know_are_shown(html):
     text = text_of(html)
     assert "4. semantic-dedup: Recall 0.9875" in text
