@@ -14,6 +14,9 @@ from kdbuild.spec.model import Phase
 from kdbuild.spec.problems import Problem
 from kdbuild.spec.source import no_such
 
+_OF_CANDIDATES = frozenset({"score", "logprob"})
+"""What an operator, or a data set, may have given a candidate."""
+
 
 @rule
 def selectors_have_an_embedder(given: Given) -> Iterator[Problem]:
@@ -72,7 +75,8 @@ def _scores_of(given: Given, phase: Phase) -> tuple[set[str], bool]:
     """Return the scores that the rows of a phase come with, and whether they may have others, too."""
     known: set[str] = set()
     if phase.on == "seeds":
-        is_open = bool(given.spec.seeds and {"scores", ANY} & set(given.spec.seeds.writes))
+        is_open = bool(given.spec.seeds and "scores" in given.spec.seeds.writes)
+        known |= _OF_CANDIDATES if given.spec.seeds and {"candidates", ANY} & set(given.spec.seeds.writes) else set()
     else:
         before = given.spec.phases.get(phase.on)
         names = list(given.spec.phases)
@@ -80,5 +84,5 @@ def _scores_of(given: Given, phase: Phase) -> tuple[set[str], bool]:
             return known, True  # another rule says what is wrong with that
         known, is_open = _scores_of(given, before)
         known |= {name for step in before.select if isinstance(step, Scorer) and step.carry for name in step.names}
-    writes = any({"scores", "candidates"} & set(operator.writes) or operator.combine == "consensus" for operator in phase.elicit)
-    return known, is_open or writes
+    known |= _OF_CANDIDATES if any("candidates" in operator.writes for operator in phase.elicit) else set()
+    return known, is_open or any("scores" in operator.writes or operator.combine == "consensus" for operator in phase.elicit)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import islice
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -14,8 +12,6 @@ from kdbuild.selectors import KEEP, Scene, Verdict, drop
 from kdbuild.selectors._greedy import Greedy
 from kdbuild.selectors._text import Part, meaning, turns
 
-_CHUNK, _REMEMBERED = 64, 2_000
-"""Texts hashed at a time, and texts whose shingles are kept at hand: what bounds the memory. Those of others are made again."""
 _REASONS: dict[Part, str] = {
     "prompt": "prompt shares most of its wording with a kept row's",
     "answer": "answer shares most of its wording with a kept row's",
@@ -42,28 +38,27 @@ class MinhashDedup(Greedy):
     """What is compared: the `prompt`, the `answer`, or `both`, each without system turns."""
 
     def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
-        """Return one verdict a row; a dropped row names the kept one most like it, with their similarity to four decimals."""
-        from kdbuild.selectors._shingles import Index, jaccard, shingles
+        """Return one verdict a row; a dropped row names the kept one most like it, with their similarity to four decimals.
+
+        Beside the rows it holds 8 bytes for each word of theirs, and about a kilobyte a row.
+        """
+        from kdbuild.selectors._shingles import Index, jaccard, runs_of, sets_of
 
         verdicts = [KEEP] * len(rows)
-        taken = [(i, row) for i, row in self.taken(rows, scene) if turns(row, self.of)]
-        shingled = lru_cache(_REMEMBERED)(lambda at: shingles(meaning(taken[at][1], self.of), self.num_words))
-        index = Index(self.max_jaccard)
-        for chunk in _chunks(range(len(taken))):
-            sets = [shingled(at) for at in chunk]
-            for at, own, signature in zip(chunk, sets, index.signatures(sets), strict=True):
-                i = taken[at][0]
-                possible = index.possible(signature) if own and i >= 0 else ()
-                alike = [(-jaccard(own, shingled(one)), taken[one][1].id) for one in possible]
-                nearest = min(alike, default=(0.0, ""))
-                if -nearest[0] >= self.max_jaccard:
-                    verdicts[i] = drop(_REASONS[self.of], because_of=nearest[1], score=round(-nearest[0], 4))
-                elif own:
-                    index.add(at, signature)
+        taken = list(self.taken(rows, scene))
+        runs = runs_of((_text(row, self.of) for _, row in taken), self.num_words)
+        index, set_of = Index(runs, self.max_jaccard), sets_of(runs)
+        for at, signature in index.signed(index.like_any()):
+            i = taken[at][0]
+            possible = index.possible(signature) if i >= 0 else ()
+            alike = [(-jaccard(set_of(at), set_of(one)), taken[one][1].id) for one in possible]
+            nearest = min(alike, default=(0.0, ""))
+            if -nearest[0] >= self.max_jaccard:
+                verdicts[i] = drop(_REASONS[self.of], because_of=nearest[1], score=round(-nearest[0], 4))
+            else:
+                index.add(at, signature)
         return verdicts
 
 
-def _chunks(places: range) -> Iterator[list[int]]:
-    left = iter(places)
-    while chunk := list(islice(left, _CHUNK)):
-        yield chunk
+def _text(row: Row, of: Part) -> str:
+    return meaning(row, of) if turns(row, of) else ""
