@@ -45,18 +45,9 @@ class Runs:
     offset_T: np.ndarray
     """uint64, one more than texts: where each one's runs start in `hash_R`. A text without words has none."""
 
-    def __len__(self) -> int:
-        """Return the number of texts."""
-        return len(self.offset_T) - 1
-
     def of(self, text: int) -> np.ndarray:
         """Return the hashes of one text's runs."""
         return self.hash_R[self.offset_T[text] : self.offset_T[text + 1]]
-
-    def some(self, texts: np.ndarray) -> Runs:
-        """Return the runs of some of the texts."""
-        parts = [self.of(text) for text in texts.tolist()]
-        return Runs(np.concatenate(parts) if parts else self.hash_R[:0], _offsets(np.array([len(part) for part in parts], np.int64)))
 
 
 def runs_of(texts: Iterable[str], num_words: int) -> Runs:
@@ -103,7 +94,9 @@ class Index:
         # Texts without runs take no place in `hash_R`: without them the offsets are those of the others.
         offsets = np.append(self._runs.offset_T[filled], self._runs.offset_T[-1])
         matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(self._runs.hash_R, offsets, self._num_hashes, SEED)
-        return filled[np.array(self._bands.query_duplicate_flags_matrix_one_shot(matrix), bool)]
+        like = np.array(self._bands.query_duplicate_flags_matrix_one_shot(matrix), bool)
+        found: np.ndarray = filled[like]
+        return found
 
     def signed(self, texts: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield texts with what they are put in and looked for by."""
