@@ -1,10 +1,10 @@
 """The sentence-transformers embedder against `SentenceTransformer.encode` at its defaults: `python tests/bench/bench_embedding.py [MODEL]`.
 
 256 texts of lognormal length (median about 50 tokens, sigma 1), in random order, by the real all-MiniLM-L6-v2: its folder is MODEL, by
-default the embedder of this project (`dvc repro model_embedder` fetches it). Both have the model loaded; ours counts tokens too. encode sorts
-by characters and cuts batches of 32 texts; ours are cut by tokens. They take turns; the median of the paired ratios of CPU time, with one
-thread, decides (what runs beside it moves it least), wall time stands beside it. Vectors may differ by 1e-5. Exits with 1 where a limit is
-missed.
+default the embedder of this project (`dvc repro model_embedder` fetches it). Both have the model loaded and two threads; ours counts
+tokens too. encode sorts by characters, cuts batches of 32 texts, and both threads share each; ours are cut by tokens, one thread each. They
+take turns; the median of the paired ratios of wall time decides, CPU time stands beside it. Vectors may differ by 1e-5. Exits with 1 where
+a limit is missed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "2"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
@@ -60,7 +60,7 @@ def main() -> int:
             print(f"encode {their_wall:.2f} s ({their_cpu:.2f} CPU), kdbuild {our_wall:.2f} s ({our_cpu:.2f} CPU)", flush=True)
     print(f"wall: {statistics.median(walls):.2f} ({min(walls):.2f} to {max(walls):.2f})")
     print(f"CPU: {statistics.median(cpus):.2f} ({min(cpus):.2f} to {max(cpus):.2f}); largest difference {difference:.1e}")
-    passed = statistics.median(cpus) >= AT_LEAST and difference <= MAX_DIFFERENCE
+    passed = statistics.median(walls) >= AT_LEAST and difference <= MAX_DIFFERENCE
     print(f"at least {AT_LEAST}, at most {MAX_DIFFERENCE} apart: {'ok' if passed else 'MISSED'}")
     return 0 if passed else 1
 

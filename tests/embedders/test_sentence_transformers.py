@@ -73,3 +73,32 @@ def test_pickled_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
 def test_a_source_that_is_none_is_refused() -> None:
     with pytest.raises(ValidationError, match="does not say where the model is"):
         SentenceTransformers(model="sentence-transformers/all-MiniLM-L6-v2")
+
+
+def test_a_models_own_prompt_and_length_are_taken(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_model), device="cpu", prompts={"asked": "how do i "}, default_prompt_name="asked", truncate_dim=16)
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    config = json.loads((tmp_path / "model/config_sentence_transformers.json").read_text(encoding="utf-8"))
+    (tmp_path / "model/config_sentence_transformers.json").write_text(json.dumps({**config, "truncate_dim": 16}), encoding="utf-8")
+    texts = ["bake bread", "boil water in an oven", ""]
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    expected = loaded.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    np.testing.assert_allclose(EMBEDDER.embed(texts, tmp_path / "model"), expected, atol=1e-5)
+    assert np.abs(EMBEDDER.embed(texts, tiny_model)[:, : expected.shape[1]] - expected).max() > 0.01
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_threads_of_torch_change_nothing_and_stay(tiny_model: Path, num_threads: int) -> None:
+    import torch
+
+    texts = [f"how do i bake {'bread ' * (i % 9)}{i}" for i in range(60)]
+    embedder, before = EMBEDDER.model_copy(update={"batch_tokens": 64, "device": "cpu"}), torch.get_num_threads()
+    expected = embedder.embed(texts, tiny_model)
+    torch.set_num_threads(num_threads)
+    try:
+        assert embedder.embed(texts, tiny_model).tobytes() == expected.tobytes()
+        assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
