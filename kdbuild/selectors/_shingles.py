@@ -100,9 +100,11 @@ class Index:
 
     def signed(self, texts: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield texts with what they are put in and looked for by."""
+        bytes_R = self._runs.hash_R.view("V8")
+        starts, stops = self._runs.offset_T[texts].tolist(), self._runs.offset_T[texts + 1].tolist()
         for at in range(0, len(texts), _SIGNED):
             part = texts[at : at + _SIGNED].tolist()
-            tokens = [self._runs.of(text).view("V8").tolist() for text in part]
+            tokens = [bytes_R[start:stop].tolist() for start, stop in zip(starts[at : at + _SIGNED], stops[at : at + _SIGNED], strict=True)]
             yield from zip(part, rensa.RMinHash.from_token_sets(tokens, self._num_hashes, SEED), strict=True)
 
     def add(self, text: int, signature: Any) -> None:
