@@ -138,13 +138,3 @@ def stored_signals_are_there(given: Given) -> Iterator[Problem]:
 def _stores(given: Given, name: str) -> bool:
     phase: Phase = given.spec.phases[name]
     return has_features(phase)
-
-
-@rule
-def operators_have_an_embedder(given: Given) -> Iterator[Problem]:
-    """An operator that compares meanings needs `embedder:` in params.yaml."""
-    for at, _, phase in given.phases():
-        for i, operator in enumerate(phase.elicit):
-            if operator.needs_embedder and given.params.embedder is None:
-                message = f"operator `{operator.kind}` compares meanings, and params.yaml has no embedder"
-                yield Problem((*at, "elicit", i), message, hint="add `embedder:` to params.yaml")

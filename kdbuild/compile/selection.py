@@ -19,13 +19,17 @@ _OF_CANDIDATES = frozenset({"score", "logprob"})
 
 
 @rule
-def selectors_have_an_embedder(given: Given) -> Iterator[Problem]:
-    """A selector or scorer that compares meanings needs `embedder:` in params.yaml."""
+def meanings_have_an_embedder(given: Given) -> Iterator[Problem]:
+    """An operator, scorer or selector that compares meanings needs `embedder:` in params.yaml."""
+    if given.params.embedder is not None:
+        return
     for at, _, phase in given.phases():
-        for i, selector in enumerate(phase.select):
-            if selector.needs_embedder and given.params.embedder is None:
-                message = f"{singular(selector.family)} `{selector.kind}` compares meanings, and params.yaml has no embedder"
-                yield Problem((*at, "select", i), message, hint="add `embedder:` to params.yaml")
+        steps = [*((("elicit", i), step) for i, step in enumerate(phase.elicit)), *((("select", i), s) for i, s in enumerate(phase.select))]
+        for inside, step in steps:
+            if step.needs_embedder:
+                what = "operator" if step.family == "elicitors" else singular(step.family)
+                message = f"{what} `{step.kind}` compares meanings, and params.yaml has no embedder"
+                yield Problem((*at, *inside), message, hint="add `embedder:` to params.yaml")
 
 
 @rule

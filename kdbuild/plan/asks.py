@@ -116,6 +116,7 @@ class Forecaster:
         """Nothing is known of any data set yet."""
         self._extents: dict[str, Extent] = {}
         self._on_disk: set[str] = set()
+        self._made: dict[str, list[Row]] = {}
 
     def all(self) -> Iterator[Asks]:
         """Yield what each stage that may run would ask."""
@@ -138,12 +139,15 @@ class Forecaster:
             forecast, last = self._counted(stage, section, rows, unknown)
             most = forecast.most
         self._extents[stage.outs[0]] = most  # of a select stage: `selected/`
+        if forecast and forecast.made is not None and not unknown and step == "elicit":
+            self._made[stage.outs[0]] = forecast.made
         if not section.actors:
             return None
         missing = forecast.missing if forecast else ()
         # What a model was asked that is built anew may be stored, if it comes out as it was.
         sure = [question for question in missing if question.ask.to not in unknown] if one.status is Status.STALE else []
-        counts = _counts(forecast, last) if forecast and not unknown else None
+        # Of a select stage the last run knows the rows that were left, not those it was given.
+        counts = _counts(forecast, last) if forecast and not unknown and step == "elicit" else None
         costs = self._costs(section, sure, 0) if most.asks is None else self._costs(section, missing, most.asks - len(missing))
         return self._asks(one, sorted({use.name for use in section.actors.values()}), len(sure), most.asks, counts, costs)
 
@@ -151,9 +155,10 @@ class Forecaster:
         """Return the rows that a stage asks about, or None where they are not there yet."""
         if isinstance(section, ElicitSection) and not section.rows:
             return list(section.seeds.rows(self.root)) if section.seeds else []
-        if section.rows not in self._on_disk:
+        found = self._made.get(section.rows)
+        if found is None and section.rows not in self._on_disk:
             return None
-        found: list[Row] = records.read_dataset(self.root / section.rows, records.Row)
+        found = records.read_dataset(self.root / section.rows, records.Row) if found is None else found
         if isinstance(section, SelectSection) and not section.num_complete:
             return [row for row in found if not records.is_held_out(row, section.held_out_frac)]
         return found

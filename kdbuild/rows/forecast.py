@@ -30,6 +30,8 @@ class Forecast:
     """Row that the stage is given to the keys of the answers it needs, as far as known: what `Store.last_run` is compared with."""
     waiting: frozenset[str]
     """The rows among these that wait for an answer."""
+    made: list[Row] | None = None
+    """The rows that the stage makes, where stored answers tell them all."""
 
     @property
     def num_calls(self) -> int:
@@ -63,7 +65,7 @@ def missing_asks(section: AskingSection, rows: Sequence[Row], store: Store, root
     """Return what the elicit or select stage with this section would ask about `rows`, given what is stored.
 
     Each operator or scorer is run on the rows that the stored answers reach; of the others they say how much there can be at most. What
-    a selector keeps is not known here: at most all of it.
+    a selector keeps is not known here, at most all of it: what is asked about these rows is not sure.
     `unknown` are the actors that are not there yet.
 
     Raises:
@@ -75,15 +77,18 @@ def missing_asks(section: AskingSection, rows: Sequence[Row], store: Store, root
     parts: list[Talks] = []
     missing: dict[Asked, Question] = {}
     num_asks: int | None = 0
+    sure = True
     for operator in section.operators:
-        # What a pool asks is not known before all of it is there, nor what is retrieved or selected without the model or the other rows,
-        # which are not loaded to plan; nor are programs run.
-        is_pool = isinstance(operator, Conversing) and operator.pooled
-        runs = isinstance(operator, Scorer) and operator.cost is Cost.COMPUTE and not operator.needs
-        if isinstance(operator, Selector) or runs or operator.needs_embedder or operator.pools or (is_pool and open_.rows != 0):
-            rows, open_ = [], open_.and_(Extent.of(rows))
         if isinstance(operator, Selector):
+            sure = False
+            if operator.completes:
+                rows, open_ = [], open_.and_(Extent.of(rows))
             continue
+        # What a pool asks is not known before all of it is there, nor what is retrieved without the model or the other rows, which are not
+        # loaded to plan; nor are programs run.
+        runs = isinstance(operator, Scorer) and operator.cost is Cost.COMPUTE and not operator.needs
+        if runs or operator.needs_embedder or operator.pools or (operator.pooled and (open_.rows != 0 or not sure)):
+            rows, open_ = [], open_.and_(Extent.of(rows))
         if isinstance(operator, Judging):
             pairs = [row for pair in _calibration.pairs(operator) for row in pair]
             if operator.needs_embedder:  # not loaded here, and what it says may come after the answers
@@ -96,17 +101,19 @@ def missing_asks(section: AskingSection, rows: Sequence[Row], store: Store, root
         num_asks = plus(num_asks, open_.asks)
         if rows:
             talks, more = start(operator, rows, setting, store, allowed_failures=allowed)
-            allowed -= len(talks.failed)
-            parts.append(talks)
-            # The answer to a question of an operator before, under another limit, may serve here too.
-            known = {key for key, _ in missing}
-            missing |= {question.asked: question for question in more if question.key not in known}
+            if sure:
+                allowed -= len(talks.failed)
+                parts.append(talks)
+                # The answer to a question of an operator before, under another limit, may serve here too.
+                known = {key for key, _ in missing}
+                missing |= {question.asked: question for question in more if question.key not in known}
             waiting = _still_to_come(operator, talks, more)
             num_asks = plus(num_asks, waiting.asks)
             open_, rows = open_.and_(waiting), talks.rows
         open_ = replace(open_, asks=0)
     most = replace(open_.and_(Extent.of(rows)), asks=num_asks)
-    return Forecast(tuple(missing.values()), most, keys_by_row(given, parts), _waiting(given, parts))
+    made = list(rows) if sure and open_.rows == 0 else None
+    return Forecast(tuple(missing.values()), most, keys_by_row(given, parts), _waiting(given, parts), made)
 
 
 def most_asked(operators: Sequence[Conversing | Selector], given: Extent) -> Extent:

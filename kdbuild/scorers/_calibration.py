@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from kdbuild.elicitors import _reads
 from kdbuild.records import Message, Row
 from kdbuild.scorers import Scorer
 
@@ -20,10 +21,12 @@ Pair = tuple[Row, Row]
 
 
 def pairs(scorer: Scorer) -> list[Pair]:
-    """Return the pairs that a scorer can judge: those that have what it reads."""
+    """Return the pairs that a scorer can judge: those that have what it reads; none for a scorer that does not read the answer."""
+    if not any("answer" in name.split("|") for name in scorer.reads):
+        return []
     lines = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines() if line.strip()]
-    wants_context = "context" in scorer.reads
-    return [(_row(i, line, "good"), _row(i, line, "spoilt")) for i, line in enumerate(lines) if not wants_context or "context" in line]
+    found = [(_row(i, line, "good"), _row(i, line, "spoilt")) for i, line in enumerate(lines)]
+    return [pair for pair in found if all(_reads.has(row, name) for row in pair for name in scorer.reads)]
 
 
 def _row(i: int, line: dict[str, str], side: str) -> Row:

@@ -14,8 +14,9 @@ from kdbuild.seeds import _fields
 from kdbuild.seeds._fields import PROMPTLESS, Columns, clean, shown
 from kdbuild.seeds._files import Place, Record
 
+GOLD = "gold"
 ROLES = ("system", "user", "assistant", "tool")
-PROMPTS, ANSWERS = ("messages", "prompt", "instruction"), ("answer", "output", "gold")
+PROMPTS, ANSWERS = ("messages", "prompt", "instruction"), ("answer", "output", GOLD)
 
 
 def to_row(record: Record, place: Place, prompt: str | None, answer: str | None, columns: Columns, *, learn: bool = False) -> Row:
@@ -23,7 +24,7 @@ def to_row(record: Record, place: Place, prompt: str | None, answer: str | None,
 
     `prompt` and `answer` name columns; absent, the prompt is `messages`, `prompt` or `instruction` (with `input`), and the answer
     `answer`, `output` or `gold`. A record without a prompt is a row where it has something else to ask about. `learn` makes the known
-    answer a turn the student learns.
+    answer a turn the student learns; a column `gold` beside it stays the right answer.
 
     Raises:
         RowError: there is nothing to ask about, no answer to learn, or a column is of the wrong type; names the place.
@@ -34,7 +35,9 @@ def to_row(record: Record, place: Place, prompt: str | None, answer: str | None,
         return row
     if row.gold is None or not row.messages:
         raise RowError(f"{place} has no {'answer' if row.messages else 'prompt'} to learn: {shown(record)}")
-    return row.with_answer(row.gold, ended=True, keys=())
+    # What is learnt need not be right: a column `gold` beside the answer is what it is held against.
+    gold = _answer(record, place, GOLD) if record.get(GOLD) is not None else row.gold
+    return replace(row, gold=gold).with_answer(row.gold, ended=True, keys=())
 
 
 def _asked(record: Record, place: Place, prompt: str | None, answer: str | None, fields: Mapping[str, Any]) -> Row:
@@ -124,10 +127,11 @@ def _columns(record: Record, column: str) -> str:
 
 
 def content_of(row: Row) -> dict[str, Any]:
-    """Return what of a seed row its id is the digest of: what was read of it, without a turn the student learns."""
+    """Return what of a seed row its id is the digest of: what was read of it, and of a turn the student learns what is not `gold`."""
     messages = [[message.role, message.content] for message in row.prompt]
+    learnt = {} if row.answer in (None, row.gold) else {"answer": row.answer}
     others = {name: value for name, value in records.as_json(row).items() if name not in ("id", "messages", "gold")}
-    return {"messages": messages, "gold": row.gold, **others}
+    return {"messages": messages, "gold": row.gold, **learnt, **others}
 
 
 def named(rows: Iterable[tuple[Place, Row]], content_of: Callable[[Row], Any] = content_of) -> Iterator[Row]:

@@ -40,7 +40,7 @@ class Dataset(Seeds):
     `media` and `meta` to ask about.
     """
 
-    kind_revision: ClassVar[int] = 2
+    kind_revision: ClassVar[int] = 3
     block: ClassVar[str | None] = "seed.dataset"
 
     kind: Literal["dataset"] = "dataset"
@@ -61,7 +61,8 @@ class Dataset(Seeds):
     columns: Columns = Columns()
     """The other columns, where they have another name (`{context: passage}`); null: not read, though a column has that name."""
     learn_answer: bool = False
-    """Whether the known answer is the turn the student learns, as if a teacher had given it; every row then has one."""
+    """Whether the known answer is the turn the student learns, as if a teacher had given it; every row then has one. Where a row also has
+    a column `gold`, that is the right answer, which scorers compare with."""
     limit: int | None = Field(None, ge=1)
     """At most so many rows, drawn by their ids, so that the order of the file does not matter."""
 

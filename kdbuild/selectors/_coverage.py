@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -50,6 +51,6 @@ class Coverage(Selector):
             verdicts[compared[position]] = KEEP
         return verdicts
 
+    @abstractmethod
     def choose(self, vectors_ND: np.ndarray, num_fixed: int, scene: Scene) -> list[int]:
         """Return which rows are kept, counted from the first that is not fixed; the rows are in the order of their ids."""
-        raise NotImplementedError

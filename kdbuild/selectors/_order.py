@@ -29,4 +29,5 @@ def score_of(row: Row, name: str) -> float:
         return row.scores[name]
     except KeyError:
         has = ", ".join(sorted(row.scores)) or "none"
-        raise StageError(f"row {row.id} has no score `{name}`; its scores: {has}", hint="put a scorer of that name before it") from None
+        hint = "put a scorer of that name before it, or go on from the phase whose scorer says `carry: true`: `on: <phase>`"
+        raise StageError(f"row {row.id} has no score `{name}`; its scores: {has}", hint=hint) from None

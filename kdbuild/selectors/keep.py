@@ -25,7 +25,8 @@ def check_expression(text: str) -> str:
     try:
         parse(text)
     except ExpressionError as error:
-        context = {"what": error.message, "at": error.at, "near": text[error.at - 1 : error.at + 19].split("\n")[0]}
+        near = text[error.at - 1 : error.at + 19].split("\n")[0]
+        context = {"what": error.message, "at": error.at, "near": near, "hint": "for instance `rating >= 4 and not (ifd > 1)`"}
         raise PydanticCustomError("expression", "{what}, at character {at}: `{near}`", context) from None
     return text
 

@@ -40,7 +40,8 @@ class MinhashDedup(Greedy):
     def judge(self, rows: Sequence[Row], scene: Scene) -> list[Verdict]:
         """Return one verdict a row; a dropped row names the kept one most like it, with their similarity to four decimals.
 
-        Beside the rows it holds 8 bytes for each word of theirs, and about a kilobyte a row.
+        Beside the rows it holds 8 bytes for each word of theirs, and about a kilobyte a row. Texts that all share a large part, such as a
+        template, are compared each with each: leave that part out of what is compared (`of`).
         """
         from kdbuild.selectors._shingles import Index, jaccard, runs_of, sets_of
 

@@ -161,6 +161,9 @@ class _Selection:
             StageError: less often than the spec demands.
         """
         pairs = _calibration.pairs(scorer)
+        if not pairs:
+            self._uncalibrated(scorer)
+            return
         rows = [row for pair in pairs for row in pair]
         talks = asker.ask(scorer, rows, len(rows), accepts_failures=False)
         self.talks.append(talks)
@@ -171,6 +174,14 @@ class _Selection:
                 f"{self.job.name}: scorer `{scorer.kind}` prefers the good answer in {accuracy:.0%} of {len(pairs)} shipped pairs; "
                 f"`min_accuracy` is {scorer.min_accuracy:.0%}",
                 hint="another model or prompt may judge better; without `min_accuracy` the report states the share and the build goes on",
+            )
+
+    def _uncalibrated(self, scorer: Judging) -> None:
+        """Refuse a limit that nothing can be held against: no shipped pair has what the scorer reads."""
+        if scorer.min_accuracy is not None:
+            raise StageError(
+                f"{self.job.name}: scorer `{scorer.kind}` reads {', '.join(scorer.reads)}, by which no shipped pair of answers can be told",
+                hint="leave out `min_accuracy`",
             )
 
     def _select(self, selector: Selector, rows: list[Row]) -> list[Row]:

@@ -2,9 +2,8 @@
 
 20,000 generated texts of about 150 words, a fifth of them edits of another, at limit 0.7 and runs of three words. Two ratios have limits:
 
-- From shingles to candidates (sign, look for, put in), each from shingles as it takes them: datasketch with `update_batch` from bytes,
-  kdbuild from the 64-bit hashes that it makes of the text in place of strings. Printed beside it: datasketch from the same kind of hashes
-  (it need not hash), and both the whole way from texts.
+- From hashed shingles to candidates (sign, look for, put in): datasketch with `update_batch`, from the same hashes as kdbuild. Printed
+  beside it: datasketch from bytes, which it hashes then, and both the whole way from texts.
 - The whole way from texts to the kept set, against the shortest loop with rensa (words by the same function, shingle, sign, query,
   insert), which decides by the bands alone and verifies nothing.
 
@@ -151,8 +150,8 @@ def main() -> int:
     sets = [[shingle.encode() for shingle in shingles(row.messages[0].content)] for row in few]
     hashes = [[shingle & 0xFFFFFFFF for shingle in set(runs.of(i).tolist())] for i in range(NUM_SIGNED)]
     start = f"from shingles to candidates, {NUM_SIGNED} texts, datasketch / kdbuild"
-    signed = shown(start, ratios(lambda: found_by_datasketch(sets), lambda: found_by_kdbuild(runs)))
-    shown(f"{start}, both from hashes", ratios(lambda: found_by_datasketch(hashes, hashfunc=int), lambda: found_by_kdbuild(runs)))
+    shown(f"{start} from bytes, kdbuild from hashes", ratios(lambda: found_by_datasketch(sets), lambda: found_by_kdbuild(runs)))
+    signed = shown(f"{start}, both from hashes", ratios(lambda: found_by_datasketch(hashes, hashfunc=int), lambda: found_by_kdbuild(runs)))
     shown("from texts to kept rows, datasketch / kdbuild", ratios(lambda: by_datasketch(few), lambda: by_kdbuild(few)))
     start = f"from texts to kept rows, {NUM_ROWS} texts, bare rensa / kdbuild"
     whole = 1 / shown(start, ratios(lambda: by_rensa(rows), lambda: by_kdbuild(rows)))

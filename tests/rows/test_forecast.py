@@ -10,7 +10,7 @@ import pytest
 from kdbuild.records import Message, Row
 from kdbuild.rows.forecast import missing_asks
 from kdbuild.rows.store import Store
-from kdbuild.spec.sections import ElicitSection
+from kdbuild.spec.sections import ElicitSection, SelectSection
 from kdbuild.teachers import Answer
 
 ROWS = [Row(name, (Message("user", f"About {name}?"),)) for name in ("ant", "bee")]
@@ -112,6 +112,31 @@ def test_answers_of_a_model_that_is_not_there_are_not_stored(tmp_path, store):
 def test_without_a_teacher_nothing_is_asked(tmp_path, store):
     ahead = missing_asks(section(teacher=False), ROWS, store, tmp_path)
     assert (ahead.num_calls, ahead.complete, ahead.keys) == (0, True, {"ant": [], "bee": []})
+
+
+def scoring(*steps: dict) -> SelectSection:
+    given = {"rows": "x", "steps": list(steps), "embedder": None, "pools": {}, "held_out_frac": 0.0, "accept_failed_frac": 0.0}
+    return SelectSection.of({**given, "actors": section(16).model_dump()["actors"]})
+
+
+def test_what_a_scorer_asks_behind_a_selector_is_not_sure_but_what_is_stored_is_not_asked(tmp_path, store):
+    answered = [row.with_answer("yes", ended=True, keys=()) for row in ROWS]
+    before = missing_asks(scoring({"kind": "ppl"}), answered, store, tmp_path)
+    assert (before.num_calls, before.most.asks) == (2, 2)
+    behind = scoring({"kind": "exact-dedup"}, {"kind": "ppl"})
+    assert (missing_asks(behind, answered, store, tmp_path).num_calls, missing_asks(behind, answered, store, tmp_path).most.asks) == (0, 2)
+    store.put(*before.missing[0].asked, Answer("", True, 2, 0, logprobs=(-1.0,), num_choice_tokens=(1,)))
+    ahead = missing_asks(behind, answered, store, tmp_path)
+    assert (ahead.num_calls, ahead.most.asks, ahead.complete) == (0, 1, False)
+
+
+def test_rows_that_stored_answers_make_are_known(tmp_path, store):
+    assert missing_asks(section(16), ROWS, store, tmp_path).made is None
+    for question in missing_asks(section(16), ROWS, store, tmp_path).missing:
+        store.put(*question.asked, Answer("yes", True, 2, 2))
+    made = missing_asks(section(16), ROWS, store, tmp_path).made
+    assert made is not None
+    assert [(row.id, row.answer) for row in made] == [("ant", "yes"), ("bee", "yes")]
 
 
 def test_it_imports_nothing_heavy():

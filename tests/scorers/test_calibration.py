@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from kdbuild.scorers import _calibration
+from kdbuild.scorers.entail import Entail
 from kdbuild.scorers.ifd import Ifd
+from kdbuild.scorers.model import Model
 from kdbuild.scorers.rating import Rating
 
 PAIRS = [json.loads(line) for line in _calibration.FILE.read_text(encoding="utf-8").splitlines()]
@@ -63,3 +65,9 @@ def test_pairs_become_rows_and_an_accuracy():
     values = [(2.0, 1.0), (1.0, 2.0), (1.5, 1.5)]
     scored = [replace(row, scores={"x": v}) for pair, both in zip(pairs, values, strict=False) for row, v in zip(pair, both, strict=True)]
     assert _calibration.accuracy(pairs[:3], scored, "x") == 0.5
+
+
+def test_a_scorer_gets_the_pairs_it_can_tell_apart():
+    assert _calibration.pairs(Rating(reference="gold")) == []  # no pair has a right answer beside it
+    assert _calibration.pairs(Model(shown="pair", of=["prompt", "context"])) == []  # both sides look the same to it
+    assert len(_calibration.pairs(Entail())) == 16

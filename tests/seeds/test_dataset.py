@@ -430,3 +430,14 @@ def test_a_hub_that_cannot_be_reached_is_an_error_that_says_what_to_do(tmp_path)
     told = from_hub(tmp_path, "http://127.0.0.1:9", hf="org/name", revision="abc")
     assert told.startswith("could not read train of org/name@abc from the hub: ")
     assert "name it as `path:`" in told
+
+
+def test_what_is_learnt_is_held_against_a_column_gold(tmp_path):
+    text = jsonl({"prompt": "6 * 7?", "answer": "43", "gold": "42"}, {"prompt": "6 * 7?", "answer": "42", "gold": "42"})
+    wrong, right = read(tmp_path, text, learn_answer=True)
+    assert [(row.answer, row.gold) for row in (wrong, right)] == [("43", "42"), ("42", "42")]
+    # They differ by what they say, so neither is the other's second.
+    assert len({wrong.id, right.id}) == 2
+    assert not any(row.id.endswith("-2") for row in (wrong, right))
+    (alone,) = read(tmp_path, jsonl({"prompt": "6 * 7?", "answer": "42"}), learn_answer=True)
+    assert alone.id == right.id
