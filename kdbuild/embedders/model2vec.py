@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -73,6 +74,7 @@ def _own_direction(text: str, dimension: int) -> np.ndarray:
     return np.where(np.frombuffer(noise, np.uint8) & 1, 1.0, -1.0)
 
 
+@lru_cache(1)  # a step that embeds row by row loads it once
 def _load(name: str) -> StaticModel:
     on_hub = name.startswith("hf:")
     try:

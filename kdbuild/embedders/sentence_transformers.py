@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -107,6 +107,7 @@ def _next(running: deque[tuple[list[int], Future[np.ndarray]]], progress: tqdm[A
     return at, vectors_KD
 
 
+@lru_cache(1)  # a step that embeds row by row loads it once
 def _load(source: str, weights: Path | None, device: str | None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging

@@ -51,6 +51,7 @@ class TargetRows(Selector):
             if self.too_few == "error":
                 raise StageError(said, hint="ask for more rows, loosen the selectors before it, or say `too_few: warning`")
             print(f"warning: {said}; all are kept", file=sys.stderr, flush=True)
+            scene.facts["num_too_few"] = self.num_rows - len(rows)
         ranked = self._ranked(rows)
         kept = set((self._balanced(rows, ranked) if self.balance else ranked)[: self.num_rows])
         reason = "more rows than wanted" + (f" of this `{self.balance}`" if self.balance else "")

@@ -49,7 +49,9 @@ def test_balanced_keeps_the_best_of_each() -> None:
 def test_too_few(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(StageError, match="wants 11 rows, and 10 are left"):
         kept(num_rows=11)
-    assert len(kept(num_rows=11, too_few="warning")) == 10
+    scene = Scene(Path())
+    assert TargetRows(num_rows=11, too_few="warning").judge(ROWS, scene) == [KEEP] * 10
+    assert scene.facts == {"num_too_few": 1}  # select.json says so too
     assert "wants 11 rows, and 10 are left" in capsys.readouterr().err
     assert TargetRows(num_rows=11, too_few="accept").judge(ROWS, SCENE) == [KEEP] * 10
     assert capsys.readouterr().err == ""
