@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 _HUB = "hf:"
-_CPU_TOKENS, _GPU_TOKENS = 1024, 16_384
+_CPU_TOKENS, _GPU_TOKENS = 768, 16_384
 
 
 class SentenceTransformers(Embedder):
@@ -38,7 +38,7 @@ class SentenceTransformers(Embedder):
     model: Annotated[str, AfterValidator(check_source)] = Field(examples=["path:models/minilm"])
     """Where the model is: `hf:org/name@revision`, `path:folder`, or `pypi:package==version:path/inside#sha256=...`."""
     batch_tokens: Annotated[int | None, Knob("padding changes no vector by more than 1e-5")] = Field(None, ge=1)
-    """Tokens of one forward pass, padding included; absent: 1,024 on a CPU, where they fit its caches, 16,384 elsewhere."""
+    """Tokens of one forward pass, padding included; absent: 768 on a CPU, where they fit its caches, 16,384 elsewhere."""
     device: Annotated[str, Knob("moves low bits only")] = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, or a torch device such as `cuda:1`."""
 
